@@ -1,0 +1,288 @@
+"""A workspace: one folder with rwe.yaml, studies/ and all that a night makes of them.
+
+    DIR/rwe.yaml            sites, storage, privacy: written by `rwe init`, kept by hand
+    DIR/studies/            study files and their code lists
+    DIR/landing/            raw bytes as served             0700
+    DIR/lake/               typed, pseudonymised Parquet    0700
+    DIR/quarantine/         what was refused, and why       0700
+    DIR/published/rwe.duckdb    the database researchers open, read-only
+    DIR/evidence/STUDY/     refreshes, and `latest`
+
+The key of the pseudonyms lies outside, so that a copy of the workspace cannot be turned back into patients.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rwe.errors import ConfigError
+
+SITE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+KEY_BYTES = 32
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Site(_Part):
+    """One hospital. Without `base_url` it is a site whose files are handed over (`rwe import`)."""
+
+    base_url: str | None = Field(default=None, description="The FHIR R4 endpoint, without a trailing slash.")
+    time_zone: str = Field(default="UTC", description="IANA name; instants written in Z fall on its days.")
+    page_size: int = Field(default=200, ge=1, le=10_000, description="Resources a page (`_count`).")
+    patients_per_request: int = Field(default=20, ge=1, le=500)
+    timeout_seconds: float = Field(default=60, gt=0)
+    max_retries: int = Field(default=6, ge=0, le=20)
+    allow_plain_http: Literal["no", "loopback only"] = "no"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is no IANA time zone, such as Europe/Berlin")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("base_url is no http(s) address, such as https://fhir.example.org/r4")
+        if parts.username or parts.password:
+            raise ValueError("base_url holds a credential; keep credentials out of rwe.yaml")
+        if parts.query or parts.fragment:
+            raise ValueError("base_url has a query or fragment; give the bare endpoint")
+        return value.rstrip("/")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+class Pseudonyms(_Part):
+    key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
+
+
+class Settings(_Part):
+    """The content of rwe.yaml."""
+
+    version: Literal[1] = 1
+    pseudonyms: Pseudonyms
+    birth_date: Literal["day", "month", "year"] = Field(
+        default="day", description="How much of a birth date enters the lake."
+    )
+    validation: Literal["strict", "sample", "off"] = Field(
+        default="sample", description="How many resources fhir.resources checks besides the cheap checks."
+    )
+    sites: dict[Annotated[str, Field(pattern=SITE_NAME.pattern)], Site] = {}
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _empty_block(cls, value: object) -> object:
+        return {} if value is None else value
+
+
+class Environment(BaseSettings):
+    """What the environment may say: RWE_WORKSPACE, RWE_PSEUDONYM_KEY (hex)."""
+
+    model_config = SettingsConfigDict(env_prefix="RWE_")
+    workspace: Path | None = None
+    pseudonym_key: str | None = Field(default=None, repr=False)
+
+
+class Workspace:
+    """A workspace's settings and the places in it."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root, self.settings = root, settings
+
+    landing = property(lambda self: self.root / "landing")
+    lake = property(lambda self: self.root / "lake")
+    quarantine = property(lambda self: self.root / "quarantine")
+    private = property(lambda self: self.root / "private")
+    published = property(lambda self: self.root / "published")
+    database = property(lambda self: self.root / "published" / "rwe.duckdb")
+    studies = property(lambda self: self.root / "studies")
+    evidence = property(lambda self: self.root / "evidence")
+
+    def site(self, name: str) -> Site:
+        try:
+            return self.settings.sites[name]
+        except KeyError:
+            known = ", ".join(self.settings.sites) or "none"
+            raise ConfigError(
+                f"there is no site {name!r}", where=str(self.root / "rwe.yaml"), advice=f"declared: {known}"
+            ) from None
+
+    def pseudonym_key(self) -> bytes:
+        """The 32 bytes of the key. From RWE_PSEUDONYM_KEY, else from the key file."""
+        text = Environment().pseudonym_key
+        path = self.settings.pseudonyms.key_file.expanduser()
+        if text is None:
+            if path.resolve().is_relative_to(self.root.resolve()):
+                raise ConfigError(
+                    "the key lies inside the workspace", where=str(path), advice="move it outside"
+                )
+            try:
+                text = path.read_text(encoding="ascii")
+            except (OSError, UnicodeDecodeError) as e:
+                raise ConfigError(
+                    "the pseudonym key cannot be read",
+                    where=str(path),
+                    advice="restore it: with another key all patients get other pseudonyms",
+                ) from e
+            if path.stat().st_mode & 0o077:
+                raise ConfigError("others can read the pseudonym key", where=str(path), advice="chmod 600 it")
+        try:
+            key = bytes.fromhex(text.strip())
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ConfigError(f"the pseudonym key is not {KEY_BYTES} bytes in hex", where=str(path))
+        return key
+
+
+def open_workspace(root: Path | None = None) -> Workspace:
+    """Open the workspace at `root`, else at RWE_WORKSPACE, else the current folder.
+
+    Raises ConfigError where rwe.yaml is missing or wrong.
+    """
+    folder = (root or Environment().workspace or Path.cwd()).expanduser()
+    path = folder / "rwe.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            "this is no workspace: rwe.yaml is missing",
+            where=str(folder),
+            advice="make one with `rwe init DIR`, or name one with -w DIR",
+        )
+    return Workspace(folder.resolve(), parse_settings(path.read_text(encoding="utf-8"), str(path)))
+
+
+def parse_settings(text: str, where: str) -> Settings:
+    """Settings from the text of an rwe.yaml. Raises ConfigError naming the field, never its value."""
+    try:
+        return Settings.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        raise ConfigError(f"not YAML{f', line {mark.line + 1}' if mark else ''}", where=where) from e
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(p) for p in first["loc"] if p != "[key]") or "the file"
+        problem = {"extra_forbidden": "unknown field", "missing": "missing field"}.get(first["type"])
+        message = (
+            f"{problem} {field}" if problem else f"{field}: {first['msg'].removeprefix('Value error, ')}"
+        )
+        raise ConfigError(message, where=where, advice="see the comments that `rwe init` writes") from e
+
+
+TEMPLATE = """\
+# The settings of this workspace. Every field that is not here has its default.
+version: 1
+
+# The key that turns record ids into pseudonyms. It lies outside this folder and is never copied into it.
+# Lose it, and the same patient gets another pseudonym on the next night: keep a copy where you keep secrets.
+pseudonyms:
+  key_file: {key_file}
+
+# How much of a birth date enters the lake: day, month or year. Ages are computed from what is kept.
+birth_date: day
+
+# Cheap checks look at every resource. fhir.resources also checks: all (strict), a sample, or none (off).
+validation: sample
+
+# One entry a hospital. Credentials never belong here.
+#
+#  sites:
+#    charite:
+#      base_url: https://fhir.example.org/r4
+#      time_zone: Europe/Berlin        # instants written in Z fall on the days of this zone
+#      page_size: 200                  # resources asked for a page
+#      patients_per_request: 20        # patients asked for at once
+#      timeout_seconds: 60
+#      max_retries: 6
+#      allow_plain_http: "no"          # "loopback only" for a test server on this machine
+#
+# A site that hands over files needs no base_url; `rwe import DIR --site NAME` adds it here.
+sites: {{}}
+"""
+
+
+def init_workspace(root: Path, key_file: Path | None = None) -> Workspace:
+    """Make a workspace: rwe.yaml with comments, studies/ and a new key outside it. Overwrites nothing."""
+    root = root.expanduser().resolve()
+    path = root / "rwe.yaml"
+    if path.exists():
+        raise ConfigError("there is a workspace already", where=str(path), advice="choose another folder")
+    key_path = (key_file or _default_key_path(root)).expanduser().resolve()
+    if key_path.is_relative_to(root):
+        raise ConfigError(
+            "the key would lie inside the workspace", where=str(key_path), advice="choose another place"
+        )
+    (root / "studies" / "codelists").mkdir(parents=True, exist_ok=True)
+    key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigError(
+            "there is a key already", where=str(key_path), advice="name another with --key-file"
+        ) from None
+    with os.fdopen(handle, "w", encoding="ascii") as f:
+        f.write(secrets.token_hex(KEY_BYTES) + "\n")
+    path.write_text(TEMPLATE.format(key_file=yaml.safe_dump(str(key_path)).splitlines()[0]), encoding="utf-8")
+    return open_workspace(root)
+
+
+def _default_key_path(root: Path) -> Path:
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return home / "rwe" / f"{root.name}-{secrets.token_hex(4)}.key"
+
+
+def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspace:
+    """Write a new site into rwe.yaml, keeping its comments. `fields` may be empty (a site of handed-over files).
+
+    Raises ConfigError if the name cannot be one or the file's layout does not allow it.
+    """
+    path = workspace.root / "rwe.yaml"
+    if not SITE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a site's name", advice="use lower-case letters, digits, - and _"
+        )
+    text = path.read_text(encoding="utf-8")
+    entry = [f"  {name}:{'' if fields else ' {}'}"]
+    entry += [f"    {k}: {yaml.safe_dump(v).splitlines()[0]}" for k, v in fields.items()]
+    lines = text.splitlines()
+    heads = [i for i, line in enumerate(lines) if re.match(r"^sites:\s*(\{\s*\}|null|~)?\s*(#.*)?$", line)]
+    if heads:
+        at = heads[0]
+        lines[at] = "sites:"
+        end = at + 1
+        while end < len(lines) and (not lines[end].strip() or lines[end][0] in " #"):
+            end += 1
+        while not lines[end - 1].strip() or lines[end - 1].startswith("#"):
+            end -= 1
+        lines[end:end] = entry
+    else:
+        lines += ["sites:", *entry]
+    new_text = "\n".join(lines) + "\n"
+    settings = parse_settings(new_text, str(path))
+    if set(settings.sites) != {*workspace.settings.sites, name}:
+        raise ConfigError(
+            "the site cannot be added", where=str(path), advice=f"add `{name}: {{}}` under sites: by hand"
+        )
+    aside = path.with_suffix(".yaml.part")
+    aside.write_text(new_text, encoding="utf-8")
+    aside.replace(path)
+    return Workspace(workspace.root, settings)

@@ -1,0 +1,1 @@
+"""The contract of evidence.json and what is written to it."""

@@ -1,0 +1,282 @@
+"""The contract of evidence.json: everything a report may say, in one typed document.
+
+The report reads this document and nothing else, ever. Numbers are in full double precision; what is infinite
+or undefined is null, with a warning that says why. The JSON Schema beside this module
+(`evidence.schema.json`) is generated from these models and validated against on every write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+from pydantic import BaseModel, ConfigDict, Field
+
+from rwe.errors import EvidenceError
+
+SCHEMA_VERSION = "1.0"
+SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
+
+AnalysisKind = Literal[
+    "naive_kaplan_meier",
+    "naive_logrank",
+    "naive_cox",
+    "landmark_kaplan_meier",
+    "landmark_logrank",
+    "landmark_cox",
+    "mantel_byar",
+    "simon_makuch",
+    "time_dependent_cox",
+]
+Estimand = Literal["hazard_ratio", "chi_square", "median_days", "survival"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StudyIdentity(_Part):
+    name: str
+    version: str
+    title: str
+    question: str
+    protocol_sha256: str
+
+
+class CodelistEntry(_Part):
+    codelist: str
+    system: str
+    code: str
+    is_prefix: bool
+    display: str
+    source: str
+    valid_from: date | None
+    valid_to: date | None
+
+
+class Refresh(_Part):
+    id: str
+    created_at: datetime
+    data_cutoff: date | None = Field(description="Last day of recorded care in the data analysed.")
+    code_version: str
+    content_sha256: str = Field(description="Identity of the cohort tables analysed, over sorted rows.")
+
+
+class SiteSummary(_Part):
+    name: str
+    patients: int = Field(description="Patients of this site in the analysed cohort.")
+    resources: dict[str, int] = Field(description="Latest versions in the lake, by resource type.")
+    last_updated: datetime | None
+
+
+class RunSummary(_Part):
+    site: str
+    run: str
+    route: str
+    server_software: str | None
+    manifest_sha256: str
+
+
+class QualityFinding(_Part):
+    check: str
+    severity: Literal["error", "warning"]
+    rows: int
+    message: str
+
+
+class Cohort(_Part):
+    """Counts by strategy: `ever started` for patients, by time-dependent exposure for days and deaths."""
+
+    n: int
+    n_by_strategy: dict[str, int]
+    deaths_by_strategy: dict[str, int] = Field(description="Deaths while exposed / while not exposed.")
+    person_days_by_strategy: dict[str, float] = Field(description="Days while exposed / while not.")
+    started_after_progression: int = Field(description="Salvage: not counted as the treated strategy.")
+    end_of_follow_up: dict[str, int] = Field(description="Patients by reason why follow-up ended.")
+    median_follow_up_days: float | None = Field(description="Reverse Kaplan-Meier.")
+
+
+class AttritionStep(_Part):
+    step: str
+    n_before: int
+    n_excluded: int
+    n_after: int
+
+
+class BaselineRow(_Part):
+    variable: str
+    label: str
+    level: str | None
+    strategy: str
+    n: int
+    missing: int
+    mean: float | None
+    sd: float | None
+    median: float | None
+    q1: float | None
+    q3: float | None
+    smd_before: float | None
+    smd_after: float | None
+
+
+class Contrast(_Part):
+    strategy: str
+    reference: str | None = Field(description="Null where the estimate is of one arm (a median).")
+
+
+class Parameters(_Part):
+    """What pins an estimate down. Null where it does not apply."""
+
+    landmark_day: int | None = None
+    grace_days: int | None = None
+    horizon_days: int | None = None
+    time_days: int | None = Field(default=None, description="The day of a survival probability.")
+    adjusted_for: list[str] = []
+    stratified_by: list[str] = []
+    ties: str | None = None
+
+
+class Coefficient(_Part):
+    """One coefficient of a fitted model, on the log scale."""
+
+    name: str
+    estimate: float | None
+    se: float | None
+
+
+class Estimate(_Part):
+    analysis: AnalysisKind
+    estimand: Estimand
+    effect_type: Literal["conditional", "marginal"] | None
+    role: Literal["primary", "sensitivity", "contrast", "posthoc"]
+    contrast: Contrast
+    site: str | None = Field(description="Null is all sites.")
+    method: str
+    parameters: Parameters
+    estimate: float | None
+    log_estimate: float | None
+    se: float | None
+    se_scale: Literal["log", "natural"] | None
+    variance_method: str | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_level: float | None
+    ci_method: str | None
+    df: float | None
+    p_value: float | None
+    n: int = Field(description="Patients, not rows.")
+    events: int
+    n_by_strategy: dict[str, int]
+    events_by_strategy: dict[str, int]
+    expected_by_strategy: dict[str, float] | None = Field(
+        default=None, description="Expected events of a log-rank type test."
+    )
+    variance: float | None = Field(default=None, description="Variance of observed minus expected.")
+    coefficients: list[Coefficient] = []
+    status: Literal["ok", "refused", "did_not_converge"]
+    is_biased: bool
+    warnings: list[str]
+
+
+class CurvePoint(_Part):
+    time_days: float
+    survival: float | None
+    ci_low: float | None
+    ci_high: float | None
+    at_risk: int
+    events: int
+
+
+class Curve(_Part):
+    analysis: AnalysisKind
+    strategy: str
+    site: str | None
+    is_biased: bool
+    parameters: Parameters
+    points: list[CurvePoint]
+
+
+class Refusal(_Part):
+    analysis: str
+    reason: str
+
+
+class Evidence(_Part):
+    """One refresh of one study."""
+
+    schema_version: Literal["1.0"]
+    audience: Literal["internal", "release"]
+    seed: int
+    study: StudyIdentity
+    protocol: dict[str, Any]
+    codelists: list[CodelistEntry]
+    refresh: Refresh
+    sites: list[SiteSummary]
+    runs: list[RunSummary]
+    quality: list[QualityFinding]
+    cohort: Cohort
+    attrition: list[AttritionStep]
+    baseline: list[BaselineRow]
+    estimates: list[Estimate]
+    curves: list[Curve]
+    refused: list[Refusal]
+    warnings: list[str]
+    diagnostics: dict[str, Any] | None = None
+    synthesis: dict[str, Any] | None = None
+    history: dict[str, Any] | None = None
+    kinetics: dict[str, Any] | None = None
+    safety: dict[str, Any] | None = None
+    bias_autopsy: dict[str, Any] | None = None
+
+
+def evidence_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of evidence.json, generated from the models above."""
+    schema = Evidence.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["$id"] = f"urn:rwe:evidence:{SCHEMA_VERSION}"
+    return schema
+
+
+def write_evidence(evidence: Evidence, path: Path) -> None:
+    """Validate against the schema, then write: complete or absent.
+
+    Raises EvidenceError if the document breaks its contract; nothing is written then.
+    """
+    document = evidence.model_dump(mode="json")
+    _validate(document, str(path))
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    aside = path.with_suffix(".json.part")
+    with aside.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    aside.replace(path)
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read and validate an evidence.json. Raises EvidenceError if it is missing, cut or of another schema."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise EvidenceError(
+            "there is no evidence here", where=str(path), advice="run `rwe analyse` first"
+        ) from e
+    except (OSError, ValueError) as e:
+        raise EvidenceError(
+            "the evidence is not readable JSON", where=str(path), advice="run `rwe analyse` again"
+        ) from e
+    _validate(document, str(path))
+    return Evidence.model_validate(document)
+
+
+def _validate(document: Any, where: str) -> None:
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    found = jsonschema.Draft202012Validator(schema).iter_errors(document)
+    mistake = jsonschema.exceptions.best_match(found)
+    if mistake is not None:
+        field = "/".join(str(p) for p in mistake.absolute_path) or "the document"
+        raise EvidenceError(f"the evidence breaks its schema at {field} ({mistake.validator})", where=where)

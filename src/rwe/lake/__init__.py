@@ -1,0 +1,1 @@
+"""From landed bytes to typed, pseudonymised Parquet."""

@@ -1,0 +1,34 @@
+"""How long work shows that it moves. Rooms report steps; the command line draws them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Step(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: int = 1) -> None: ...
+    def total(self, total: int) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens steps. `label` names sites, types and tables only, never a patient."""
+
+    def step(self, label: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]: ...
+
+
+class _SilentStep:
+    def advance(self, amount: int = 1) -> None: ...
+    def total(self, total: int) -> None: ...
+
+
+class Silent:
+    """The progress of a program that nobody watches."""
+
+    def step(self, label: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:  # noqa: ARG002
+        return nullcontext(_SilentStep())
+
+
+SILENT: Progress = Silent()

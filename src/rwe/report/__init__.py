@@ -1,0 +1,1 @@
+"""From evidence.json to one self-contained page. Reads nothing else, computes nothing."""

@@ -1,0 +1,1 @@
+"""Synthetic hospitals with a known truth, served over real FHIR HTTP."""

@@ -1,0 +1,1 @@
+"""Estimators: pure functions, tables in, result objects out. They know no database."""

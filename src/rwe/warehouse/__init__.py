@@ -1,0 +1,1 @@
+"""From the lake to one checked, published DuckDB file."""
