@@ -251,7 +251,7 @@ def _default_key_path(root: Path) -> Path:
 
 
 def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspace:
-    """Write a new site into rwe.yaml, keeping its comments. `fields` may be empty (a site of handed-over files).
+    """Write a new site into rwe.yaml, keeping its comments. `fields` may be empty.
 
     Raises ConfigError if the name cannot be one or the file's layout does not allow it.
     """
