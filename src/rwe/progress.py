@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -32,3 +34,20 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+_current: ContextVar[Progress] = ContextVar("rwe_progress", default=SILENT)
+
+
+def current() -> Progress:
+    """The progress that whoever started this work watches: how a Prefect task reports without a parameter."""
+    return _current.get()
+
+
+@contextmanager
+def watched_by(progress: Progress) -> Iterator[None]:
+    """Everything started inside reports to `progress`."""
+    token = _current.set(progress)
+    try:
+        yield
+    finally:
+        _current.reset(token)

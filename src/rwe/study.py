@@ -474,6 +474,30 @@ def load_study(path: Path) -> Study:
     return Study(protocol, lists, path)
 
 
+def load_studies(folder: Path) -> list[Study]:
+    """Every study of a folder, in the order of the file names. Two of one name are a StudyError."""
+    studies = [load_study(path) for path in sorted(folder.glob("*.yaml"))]
+    names = [study.name for study in studies]
+    for study in studies:
+        if names.count(study.name) > 1:
+            raise StudyError(f"two files name their study {study.name!r}", where=str(folder))
+    return studies
+
+
+def find_study(name_or_path: str, folder: Path) -> Study:
+    """A study by the path of its file, or by the name it has among the studies of `folder`."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return load_study(path)
+    candidate = folder / f"{name_or_path}.yaml"
+    if not candidate.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise StudyError(
+            f"there is no study {name_or_path!r}", where=str(folder), advice=f"there are: {known}"
+        )
+    return load_study(candidate)
+
+
 def _location(parts: tuple[int | str, ...]) -> str:
     kinds = {k for union in (Criterion, Covariate) for k in _union_kinds(union)}
     shown = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]

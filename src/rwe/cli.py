@@ -1,0 +1,333 @@
+"""The commands. No logic: each opens the workspace, calls one function, prints what it returns.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 partly done. An error is one sentence on stderr that says
+what, where and what to do; a traceback appears only with --debug, because it may show values of records.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import traceback
+from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.exceptions
+from rich.markup import escape
+from rich.padding import Padding
+
+import rwe
+from rwe import terminal
+from rwe.config import Workspace, init_workspace, open_workspace
+from rwe.errors import ConfigError, RweError, UsageError
+from rwe.resources import bundled
+from rwe.study import find_study, load_studies
+
+app = typer.Typer(
+    name="rwe",
+    help="FHIR in, evidence out: survival evidence from hospital FHIR servers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,  # it would write into the user's shell settings
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-w", "--workspace", help="The workspace; else RWE_WORKSPACE, else this folder.", show_default=False
+    ),
+]
+_chosen: ContextVar[Path | None] = ContextVar("workspace named before the command", default=None)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a program.")]
+StudyArgument = Annotated[str, typer.Argument(help="A study's name in the workspace, or a path to its file.")]
+
+
+@app.callback()
+def _top(
+    workspace: WorkspaceOption = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+) -> None:
+    _chosen.set(workspace)
+    if version:
+        typer.echo(f"rwe {rwe.__version__}")
+        raise typer.Exit
+
+
+def _open(workspace: Path | None) -> Workspace:
+    return open_workspace(workspace or _chosen.get())
+
+
+def _print_json(result: Any) -> None:
+    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    typer.echo(json.dumps(plain, default=str, indent=1))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make a workspace of.")],
+    key_file: Annotated[
+        Path | None, typer.Option(help="Where to write the new pseudonym key (outside DIR).")
+    ] = None,
+) -> None:
+    """Make a workspace: rwe.yaml with comments, studies/, and a pseudonym key outside it.
+
+    Example: rwe init ~/evidence
+    """
+    workspace = init_workspace(folder, key_file)
+    shutil.copytree(bundled("studies"), workspace.studies, dirs_exist_ok=True)
+    key = workspace.settings.pseudonyms.key_file
+    terminal.out.print(f"Workspace: {escape(str(workspace.root))}")
+    terminal.out.print(f"Pseudonym key (keep a copy where you keep secrets): {escape(str(key))}")
+    terminal.out.print("Next: name your FHIR servers under sites: in rwe.yaml, then `rwe extract`.")
+
+
+@app.command()
+def extract(
+    workspace: WorkspaceOption = None,
+    site: Annotated[list[str] | None, typer.Option("--site", help="Only this site; may repeat.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pull the cohort of every study from the sites' FHIR servers, and land it.
+
+    Example: rwe extract --site charite
+    """
+    from rwe.extract import extract_sites
+
+    opened = _open(workspace)
+    studies = load_studies(opened.studies)
+    names = site or [n for n, s in opened.settings.sites.items() if s.base_url]
+    if not names:
+        raise ConfigError(
+            "no site has a base_url",
+            where=str(opened.root / "rwe.yaml"),
+            advice="declare one under sites:, or hand files over with `rwe import`",
+        )
+    with terminal.progress_bars() as bars:
+        results = extract_sites(opened, names, studies, progress=bars)
+    if as_json:
+        _print_json([asdict(r) for r in results])
+        return
+    for r in results:
+        total = sum(r.resources.values())
+        terminal.out.print(f"{r.site}: {r.patients:,} patients, {total:,} resources landed as run {r.run}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of files handed over.")],
+    site: Annotated[str, typer.Option("--site", help="The site they come from; declared if it is new.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Land files a hospital handed over: *.ndjson and *.json, also .gz and .zst, resources or Bundles.
+
+    Example: rwe import handed-over/ --site charite
+    """
+    from rwe.intake import import_folder
+
+    with terminal.progress_bars() as bars:
+        result = import_folder(_open(workspace), folder, site, progress=bars)
+    if as_json:
+        _print_json(result)
+        return
+    terminal.out.print(f"{site}: {sum(result.resources.values()):,} resources landed as run {result.run}")
+    for warning in result.warnings:
+        terminal.out.print(f"Note: {escape(warning)}")
+
+
+@app.command()
+def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Bring what has landed into the lake, rebuild the database, check it, publish it.
+
+    Example: rwe build
+    """
+    from rwe.warehouse.build import build as build_database
+
+    opened = _open(workspace)
+    with terminal.progress_bars() as bars:
+        result = build_database(opened, load_studies(opened.studies), progress=bars)
+    if as_json:
+        _print_json(result)
+        return
+    terminal.out.print(f"Published {escape(str(result.path))}")
+    for finding in result.quality:
+        terminal.out.print(f"{finding.severity}: {escape(finding.message)} ({finding.rows:,} rows)")
+
+
+@app.command()
+def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Run the analyses a study asks for, and write its evidence.json.
+
+    Example: rwe analyse lenalidomide_after_car_t
+    """
+    from rwe.analyse import analyse as run_analyses
+
+    opened = _open(workspace)
+    with terminal.progress_bars() as bars:
+        result = run_analyses(opened, find_study(study, opened.studies), progress=bars)
+    if as_json:
+        _print_json({"refresh": result.refresh, "evidence": str(result.path)})
+        return
+    terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
+    _notes(result.evidence.warnings)
+    terminal.out.print(f"Evidence: {escape(str(result.path))}", soft_wrap=True)
+
+
+def _notes(warnings: list[str]) -> None:
+    for warning in warnings:
+        terminal.out.print(f"Note: {escape(warning)}")
+
+
+@app.command()
+def report(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
+    """Make report.html from the newest evidence.json of a study.
+
+    Example: rwe report lenalidomide_after_car_t
+    """
+    from rwe.analyse import latest_folder
+    from rwe.report.page import write_report
+
+    opened = _open(workspace)
+    folder = latest_folder(opened, find_study(study, opened.studies).name)
+    write_report(folder / "evidence.json", folder / "report.html")
+    terminal.out.print(f"Report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+
+
+@app.command()
+def refresh(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
+    """Build, analyse, report.
+
+    Example: rwe refresh lenalidomide_after_car_t
+    """
+    opened = _open(workspace)
+    find_study(study, opened.studies)  # a mistake in the study is said before the work, not after
+    build(opened.root)
+    analyse(study, opened.root)
+    report(study, opened.root)
+
+
+@app.command()
+def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """The last run of each site, what landed, and what has been published.
+
+    Example: rwe status
+    """
+    from rwe.landing import list_runs
+
+    opened = _open(workspace)
+    last = {run.site: run for run in list_runs(opened.landing)}
+    rows = [
+        {
+            "site": name,
+            "last_run": last[name].run if name in last else None,
+            "route": last[name].manifest.route if name in last else None,
+            "finished_at": last[name].manifest.finished_at if name in last else None,
+            "resources": sum(f.lines for f in last[name].manifest.files) if name in last else 0,
+        }
+        for name in opened.settings.sites
+    ]
+    if as_json:
+        _print_json({"sites": rows, "published": opened.database.exists()})
+        return
+    for row in rows:
+        landed = f"{row['resources']:,} resources in run {row['last_run']} ({row['route']})"
+        terminal.out.print(f"{row['site']}: {landed if row['last_run'] else 'nothing landed yet'}")
+    shown = str(opened.database) if opened.database.exists() else "nothing yet; run `rwe build`"
+    terminal.out.print(f"Published: {escape(shown)}", soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo's workspace goes.")] = Path(
+        "rwe-demo"
+    ),
+    patients: Annotated[int, typer.Option(min=20, max=5000, help="Patients a site.")] = 300,
+    seed: Annotated[int, typer.Option(help="The seed of the synthetic hospitals.")] = 1,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Keep the hospitals up, to try other commands.")
+    ] = False,
+) -> None:
+    """Three synthetic hospitals with a known truth, the whole way, and a report to open.
+
+    Example: rwe demo --serve
+    """
+    from rwe.demo import run_demo
+
+    run_demo(folder, patients=patients, seed=seed, serve=serve)
+
+
+@study_app.command("schema")
+def study_schema_command() -> None:
+    """Print the JSON Schema of a study file.
+
+    Example: rwe study schema > study.schema.json
+    """
+    from rwe.study import study_schema
+
+    typer.echo(json.dumps(study_schema(), indent=1))
+
+
+@study_app.command("check")
+def study_check(
+    file: Annotated[str, typer.Argument(help="A study file, or the name of a study.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Check a study file and explain it back in words.
+
+    Example: rwe study check studies/lenalidomide_after_car_t.yaml
+    """
+    from rwe.study_words import explain
+
+    try:
+        opened: Workspace | None = _open(workspace)
+    except ConfigError:
+        if workspace or _chosen.get():
+            raise
+        opened = None  # a study can be checked anywhere
+    study = find_study(file, opened.studies if opened else bundled("studies"))
+    terminal.out.print(f"[bold]{escape(study.protocol.title)}[/] ({study.name} {study.protocol.version})")
+    for heading, sentences in explain(study).items():
+        terminal.out.print(f"\n[bold]{heading}[/]")
+        for sentence in sentences:
+            terminal.out.print(Padding(escape(sentence), (0, 0, 0, 2)))
+    terminal.out.print(f"\nProtocol hash {study.protocol_sha256}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs a command and turns errors into a sentence and an exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]  # wherever it stands
+    try:
+        code = app(args=words, standalone_mode=False) or 0
+    except RweError as e:
+        code = e.exit_status
+        _say(str(e), debug)
+    except typer.Abort:
+        code = 130
+        _say("Stopped; what was complete is kept.", debug)
+    except typer.exceptions.TyperException as e:
+        code = UsageError.exit_status
+        _say(f"{str(e).rstrip('.')}; see `rwe --help`.", debug)
+    except KeyboardInterrupt:
+        code = 130
+        _say("Stopped; what was complete is kept.", debug)
+    except Exception as e:  # its text may hold a record's values: only its type is named
+        code = RweError.exit_status
+        _say(f"Unexpected {type(e).__name__}; run again with --debug to see where, and report it.", debug)
+    raise SystemExit(code)
+
+
+def _say(sentence: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    terminal.err.print(f"[red]rwe:[/] {escape(sentence)}")

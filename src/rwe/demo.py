@@ -1,0 +1,111 @@
+"""`rwe demo`: synthetic hospitals with a known truth, and the whole way from their servers to a report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from rich.markup import escape
+
+from rwe import terminal
+from rwe.config import Workspace, add_site, init_workspace
+from rwe.errors import UsageError
+from rwe.progress import watched_by
+from rwe.resources import bundled, load_flow
+
+STUDY = "lenalidomide_after_car_t"
+_MARK = ".rwe-demo"
+
+
+def run_demo(folder: Path, *, patients: int, seed: int, serve: bool) -> None:
+    """Run the demo in `folder`, which is made anew; a folder that no demo made is refused.
+
+    patients: eligible patients a site. seed: of the synthetic hospitals. serve: keep them up afterwards.
+    """
+    started = time.monotonic()
+    folder = _fresh(folder.expanduser().resolve())
+    _quiet_prefect(folder)
+    from rwe.sandbox.server import demo_hospitals, running_hospitals
+
+    specs = demo_hospitals(seed=seed, patients=patients)
+    terminal.out.print(f"[bold]{len(specs)} synthetic hospitals, {patients} patients each, over FHIR[/]")
+    with running_hospitals(specs) as hospitals:
+        workspace = init_workspace(folder / "workspace", key_file=folder / "demo.key")
+        shutil.copytree(bundled("studies"), workspace.studies, dirs_exist_ok=True)
+        for h in hospitals:
+            fields = {"base_url": h.base_url, "time_zone": h.time_zone, "allow_plain_http": "loopback only"}
+            workspace = add_site(workspace, h.name, fields)
+        _run_flows(workspace)
+        _show(workspace, specs[0].truth.hazard_ratio, time.monotonic() - started)
+        if serve:
+            _keep_up(workspace)
+
+
+def _run_flows(workspace: Workspace) -> None:
+    root = str(workspace.root)
+    with terminal.progress_bars() as bars, watched_by(bars):
+        with bars.step("starting Prefect"):
+            nightly = load_flow("nightly_extraction")
+            refresh = load_flow("evidence_refresh")
+        nightly.nightly_extraction(workspace=root)
+        refresh.evidence_refresh(workspace=root, studies=[STUDY])
+
+
+def _show(workspace: Workspace, truth: float, seconds: float) -> None:
+    from rwe.analyse import latest_folder
+    from rwe.evidence.contract import read_evidence
+
+    latest = latest_folder(workspace, STUDY)
+    evidence = read_evidence(latest / "evidence.json")
+    terminal.out.print()
+    terminal.out.print(terminal.hazard_ratio_table(evidence.estimates, truth=truth))
+    terminal.out.print()
+    terminal.out.print(
+        "The naive estimate gives immortal time away: whoever started maintenance had survived until then. "
+        "The adjusted time-dependent estimate is the one to compare with the truth."
+    )
+    terminal.out.print(
+        f"\nDone in {seconds:.0f} s. Report: {escape(str(latest / 'report.html'))}", soft_wrap=True
+    )
+
+
+def _keep_up(workspace: Workspace) -> None:
+    terminal.out.print("\nThe hospitals stay up until Ctrl-C. In another terminal, try:")
+    for words in ("status", "extract", f"refresh {STUDY}", f"study check {STUDY}"):
+        terminal.out.print(f"  rwe -w {escape(str(workspace.root))} {words}", soft_wrap=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        terminal.out.print("The hospitals are closed.")
+
+
+def _fresh(folder: Path) -> Path:
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
+        raise UsageError(
+            "the folder is not empty and no demo made it", where=str(folder), advice="name another with --dir"
+        )
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / _MARK).write_text(
+        "Made by `rwe demo`, which replaces this folder each time.\n", encoding="utf-8"
+    )
+    return folder
+
+
+def _quiet_prefect(folder: Path) -> None:
+    """A Prefect of the demo's own: its files in the demo's folder, no other server, no telemetry."""
+    for name in [n for n in os.environ if n.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ.update(
+        PREFECT_HOME=str(folder / "prefect"),
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        DO_NOT_TRACK="1",
+        PREFECT_LOGGING_LEVEL="CRITICAL",
+        PREFECT_LOGGING_TO_API_ENABLED="false",
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="true",
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
+    )

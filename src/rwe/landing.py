@@ -1,0 +1,384 @@
+"""Landed runs: raw bytes as served, immutable, complete or absent.
+
+    landing/site=S/run=R/TYPE.ndjson.zst + manifest.json      folders 0700, files 0600
+
+A run is written into `.run=R.part`, synced, its manifest last, and then renamed. One lock a site keeps two
+runs apart; whoever holds it may clear away what a killed run left behind. One line is one resource.
+Lines that are no resource at all land too, as the type `_unreadable`, so that all counts add up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Literal, cast
+
+import msgspec
+import zstandard
+
+from rwe import __version__
+from rwe.errors import LandingError
+
+SCHEMA_VERSION = 1
+#: The type of landed lines that are no FHIR resource.
+UNREADABLE = "_unreadable"
+MANIFEST = "manifest.json"
+Route = Literal["search", "import"]
+
+_TYPE = re.compile(r"[A-Za-z]{1,64}")
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+_NEWLINES = bytes.maketrans(b"\r\n", b"  ")
+_LEVEL = 3  # 1/15 of the size already; higher levels cost time and win little
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """One file of a run. `bytes` counts them uncompressed; `sha256` is of the compressed file."""
+
+    type: str
+    name: str
+    lines: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ServerIdentity:
+    """What a server's CapabilityStatement says about itself. None is: it does not say."""
+
+    software: str | None = None
+    version: str | None = None
+    fhir_version: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyReference:
+    """A study that decided what was asked for."""
+
+    name: str
+    protocol_sha256: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What only the maker of a run knows. Nothing in it may identify a patient: queries are templates.
+
+    `requests` counts by resource type and HTTP status; `watermarks` holds the server's clock (ISO 8601) by
+    type, null where the server told none; `time_zone` is the site's, IANA.
+    """
+
+    route: Route
+    time_zone: str
+    server: ServerIdentity | None = None
+    requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    queries: Sequence[str] = ()
+    watermarks: Mapping[str, str | None] = field(default_factory=dict)
+    studies: Sequence[StudyReference] = ()
+    patients: int | None = None
+    warnings: Sequence[str] = ()
+    errors: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a run. `last_updated` is the latest `meta.lastUpdated` (ISO 8601) by type, or null."""
+
+    schema_version: int
+    site: str
+    run: str
+    route: Route
+    started_at: datetime
+    finished_at: datetime
+    code_version: str
+    time_zone: str
+    server: ServerIdentity | None
+    requests: dict[str, dict[str, int]]
+    queries: tuple[str, ...]
+    files: tuple[LandedFile, ...]
+    watermarks: dict[str, str | None]
+    last_updated: dict[str, str | None]
+    studies: tuple[StudyReference, ...]
+    patients: int | None
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A landed run. `manifest_sha256` is of the manifest's bytes, which name the hash of every file."""
+
+    site: str
+    run: str
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types landed, `_unreadable` among them where there is any, sorted."""
+        return tuple(f.type for f in self.manifest.files)
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """Lines by type, `_unreadable` included."""
+        return {f.type: f.lines for f in self.manifest.files}
+
+    def file(self, resource_type: str) -> Path | None:
+        """The file of a type, or None where the run has none of it."""
+        found = [f.name for f in self.manifest.files if f.type == resource_type]
+        return self.path / found[0] if found else None
+
+    def open(self, resource_type: str) -> Iterator[bytes]:
+        """The lines of one type, as landed, without their newline. No line where the run has no such type.
+
+        Raises LandingError, after the last line at the latest, if the file is not what the manifest says.
+        """
+        entry = next((f for f in self.manifest.files if f.type == resource_type), None)
+        return iter(()) if entry is None else self._verified_lines(entry)
+
+    def _verified_lines(self, entry: LandedFile) -> Iterator[bytes]:
+        where = f"site {self.site}, run {self.run}, {entry.name}"
+        lines = 0
+        try:
+            with (self.path / entry.name).open("rb") as raw:
+                hashing = _HashingReader(raw)
+                source = zstandard.ZstdDecompressor().stream_reader(cast("IO[bytes]", hashing))
+                for line in io.BufferedReader(cast("io.RawIOBase", source), _CHUNK):
+                    lines += 1
+                    yield line.removesuffix(b"\n")
+                hashing.drain()
+        except (OSError, zstandard.ZstdError):
+            raise LandingError(
+                "the landed file is damaged or gone", where=where, advice=_LAND_AGAIN
+            ) from None
+        if lines != entry.lines or hashing.sha256.hexdigest() != entry.sha256:
+            raise LandingError(
+                "the landed file is not the one its manifest names", where=where, advice=_LAND_AGAIN
+            )
+
+
+_LAND_AGAIN = "move the run's folder away and land it again"
+
+
+class _HashingReader:
+    """Hands bytes through and keeps their hash."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self.sha256 = raw, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self.sha256.update(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(_CHUNK):
+            pass
+
+
+class _FileWriter:
+    """One NDJSON.zst file under way."""
+
+    def __init__(self, folder: Path, resource_type: str) -> None:
+        self.type, self.name = resource_type, f"{resource_type}.ndjson.zst"
+        self.lines = self.bytes = 0
+        self.last_updated: datetime | None = None
+        handle = os.open(folder / self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(handle, "wb")
+        self._sha256 = hashlib.sha256()
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+
+    def write(self, line: bytes, last_updated: datetime | None) -> None:
+        self._put(self._compressor.compress(line + b"\n"))
+        self.lines += 1
+        self.bytes += len(line) + 1
+        if last_updated and (self.last_updated is None or last_updated > self.last_updated):
+            self.last_updated = last_updated
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._file.write(data)
+            self._sha256.update(data)
+
+    def finish(self) -> LandedFile:
+        self._put(self._compressor.flush())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return LandedFile(self.type, self.name, self.lines, self.bytes, self._sha256.hexdigest())
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+class RunWriter:
+    """A run under way. Make one with `new_run`; nothing is landed before `commit`."""
+
+    def __init__(self, site_folder: Path, site: str) -> None:
+        self.site, self.started_at = site, datetime.now(UTC)
+        self.run = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self._target = site_folder / f"run={self.run}"
+        self._part = site_folder / f".run={self.run}.part"
+        _private_folder(self._part)
+        self._files: dict[str, _FileWriter] = {}
+        self.landed: Run | None = None
+
+    def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> None:
+        """Land one resource, byte by byte as served.
+
+        A newline between tokens of pretty-printed JSON becomes a blank (inside strings JSON always escapes
+        it), so that one line is one resource. `last_updated` is the resource's `meta.lastUpdated`, aware.
+        """
+        writer = self._files.get(resource_type)
+        if writer is None:
+            if resource_type != UNREADABLE and not _TYPE.fullmatch(resource_type):
+                raise LandingError(
+                    "a resource type is not made of letters",
+                    where=f"site {self.site}",
+                    advice="land it as unreadable",
+                )
+            writer = self._files[resource_type] = _FileWriter(self._part, resource_type)
+        writer.write(raw_line.translate(_NEWLINES), last_updated)
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """Lines written so far, by type."""
+        return {t: w.lines for t, w in sorted(self._files.items())}
+
+    def commit(self, facts: RunFacts) -> Run:
+        """Finish the files, write the manifest last, and rename the folder into place."""
+        files = tuple(self._files[t].finish() for t in sorted(self._files))
+        latest = {t: w.last_updated for t, w in sorted(self._files.items()) if t != UNREADABLE}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            site=self.site,
+            run=self.run,
+            route=facts.route,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+            code_version=__version__,
+            time_zone=facts.time_zone,
+            server=facts.server,
+            requests={t: dict(sorted(c.items())) for t, c in sorted(facts.requests.items())},
+            queries=tuple(facts.queries),
+            files=files,
+            watermarks=dict(sorted(facts.watermarks.items())),
+            last_updated={t: at.isoformat() if at else None for t, at in latest.items()},
+            studies=tuple(facts.studies),
+            patients=facts.patients,
+            warnings=tuple(facts.warnings),
+            errors=tuple(facts.errors),
+        )
+        content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+        handle = os.open(self._part / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        _sync_folder(self._part)
+        self._part.rename(self._target)
+        _sync_folder(self._target.parent)
+        self.landed = Run(self.site, self.run, self._target, manifest, hashlib.sha256(content).hexdigest())
+        return self.landed
+
+    def abandon(self) -> None:
+        """Close and remove what was written; a committed run stays."""
+        for writer in self._files.values():
+            writer.abandon()
+        shutil.rmtree(self._part, ignore_errors=True)
+
+
+@contextmanager
+def new_run(landing: Path, site: str) -> Iterator[RunWriter]:
+    """Open a new run of a site; leaving the block without `commit` leaves no trace of it.
+
+    Raises LandingError if another run of this site is under way, or the folder cannot be written.
+    """
+    folder = landing / f"site={site}"
+    try:
+        _private_folder(landing)
+        _private_folder(folder)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise LandingError(
+            "the landing folder cannot be written", where=str(folder), advice="check its owner and the disk"
+        ) from e
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LandingError(
+                "another run of this site is under way",
+                where=f"site {site}",
+                advice="wait until it has ended",
+            ) from None
+        # The lock is ours, so every part belongs to a run that was killed.
+        for leftover in folder.glob(".run=*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        writer = RunWriter(folder, site)
+        try:
+            yield writer
+        except OSError as e:
+            raise LandingError(
+                "the run could not be written to disk", where=f"site {site}", advice="check the disk's space"
+            ) from e
+        finally:
+            writer.abandon()
+    finally:
+        os.close(lock)
+
+
+def list_runs(landing: Path, site: str | None = None) -> list[Run]:
+    """Every landed run, of one site or of all, oldest first (by run id, then site).
+
+    Raises LandingError if a run's manifest is unreadable, names another run, or names a file that is gone.
+    """
+    pattern = f"site={site}/run=*" if site else "site=*/run=*"
+    return sorted((open_run(p) for p in landing.glob(pattern)), key=lambda r: (r.run, r.site))
+
+
+def open_run(path: Path) -> Run:
+    """The landed run in the folder `path`. Raises LandingError as `list_runs` does."""
+    site, run = path.parent.name.removeprefix("site="), path.name.removeprefix("run=")
+    where = f"site {site}, run {run}"
+    try:
+        content = (path / MANIFEST).read_bytes()
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise LandingError("the manifest is missing or unreadable", where=where, advice=_LAND_AGAIN) from None
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise LandingError(
+            "the manifest is of another version of rwe", where=where, advice="use the version that wrote it"
+        )
+    if (manifest.site, manifest.run) != (site, run) or not _RUN_ID.fullmatch(run):
+        raise LandingError("the manifest belongs to another run", where=where, advice=_LAND_AGAIN)
+    for f in manifest.files:
+        if f.name != f"{f.type}.ndjson.zst" or not (f.type == UNREADABLE or _TYPE.fullmatch(f.type)):
+            raise LandingError("the manifest names a file of another shape", where=where, advice=_LAND_AGAIN)
+        if not (path / f.name).is_file():
+            raise LandingError(f"the file {f.name} is gone", where=where, advice=_LAND_AGAIN)
+    return Run(site, run, path, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _private_folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,201 @@
+"""A study file explained back in words: every code list, window and rule that decides the result."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from rwe.study import (
+    AgeCovariate,
+    AgeCriterion,
+    Analysis,
+    CalendarCovariate,
+    Covariate,
+    Criterion,
+    EventCriterion,
+    ObservationCovariate,
+    PeriodCriterion,
+    SexCovariate,
+    StatusCovariate,
+    Study,
+    ValueCriterion,
+    Window,
+)
+
+_TIERS = {
+    "administration": "administrations (MedicationAdministration)",
+    "dispense": "dispensings (MedicationDispense)",
+    "statement": "statements (MedicationStatement)",
+    "request": "orders (MedicationRequest)",
+}
+_ANALYSES = {
+    "naive_kaplan_meier": "Kaplan-Meier curves of ever against never started",
+    "naive_logrank": "log-rank test of ever against never started",
+    "naive_cox": "Cox model of ever against never started",
+    "landmark_kaplan_meier": "Kaplan-Meier curves from landmarks",
+    "landmark_logrank": "log-rank tests from landmarks",
+    "landmark_cox": "Cox models from landmarks",
+    "mantel_byar": "Mantel-Byar test of the time-dependent exposure",
+    "simon_makuch": "Simon-Makuch curves (the exposed enter when they start)",
+    "time_dependent_cox": "Cox model of the time-dependent exposure",
+}
+
+
+def explain(study: Study) -> dict[str, list[str]]:
+    """Headings with sentences, in the order of the field: population, time zero, strategies, … , analyses."""
+    p = study.protocol
+    treated, control = p.strategies.treated, p.strategies.control
+    sources = " or ".join(p.index_event.sources)
+    sections: dict[str, list[str]] = {
+        "Question": [p.question],
+        "Time zero": [
+            f"Day 0 is the first {sources} with a code of {_codes(study, p.index_event.codelist)}.",
+            f"Records at most {_days(p.index_event.same_event_days)} apart are one event.",
+        ],
+        "Who is eligible": [_criterion(study, c) for c in p.eligibility]
+        or ["Everyone with the index event."],
+        "Strategies": [
+            f"{treated.label} ({treated.name}): start of {_codes(study, p.exposure.codelist)} by day "
+            f"{treated.grace_days}"
+            + (", unless the disease has progressed first." if treated.unless_progressed else "."),
+            f"{control.label} ({control.name}): no such start by day {treated.grace_days}.",
+            "Evidence that counts: " + ", ".join(_TIERS[t] for t in p.exposure.tiers) + ".",
+            f"Records of one kind at most {_days(p.exposure.gap_days)} apart are one episode.",
+        ],
+    }
+    if treated.unless_progressed:
+        sections["Strategies"].append(
+            "A start on or after the day of progression is salvage and counts apart."
+        )
+    if p.new_user_washout:
+        reach = (
+            f"in the {_days(p.new_user_washout.days)} before" if p.new_user_washout.days else "ever before"
+        )
+        sections["Who is eligible"].append(f"New users only: no {p.exposure.codelist} {reach} day 0.")
+    if p.disease_status:
+        d = p.disease_status
+        sections["Response and progression"] = [
+            f"Read from Observations of {_codes(study, d.codelist)}.",
+            f"Response is a value of {_codes(study, d.responding)}.",
+            f"Progression is a value of {_codes(study, d.progressed)}; on one day it wins over response.",
+        ]
+    sections["Outcome"] = _outcome(study)
+    sections["Covariates"] = [_covariate(study, c) for c in p.covariates] or ["None."]
+    sections["Analyses"] = [_analysis(a, p.landmarks) for a in p.analyses]
+    sections["Analyses"] += _caveats(study)
+    return sections
+
+
+def _outcome(study: Study) -> list[str]:
+    p = study.protocol
+    undated = {
+        "exclude": "are excluded, and counted in the attrition",
+        "last_contact": "count as deaths on their last contact",
+    }
+    incomplete = {
+        "exclude": "are excluded",
+        "midpoint": "lie in its middle, but never before the last contact",
+    }
+    words = [
+        "Overall survival: days from day 0 to death from any cause.",
+        f"Deaths on no known day {undated[p.outcome.death_without_date]}.",
+        f"Deaths known to the month or year {incomplete[p.outcome.incomplete_death_date]}.",
+        "The living are censored at their last recorded care (encounters, procedures, medication)."
+        if p.censoring.rule == "last_activity"
+        else f"The living are censored on {p.censoring.data_cutoff}.",
+    ]
+    for e in p.intercurrent_events:
+        handled = {
+            "treatment_policy": "follow-up goes on (treatment policy)",
+            "composite": "it counts as the outcome (composite)",
+        }[e.handling]
+        words.append(f"After {e.name} ({_codes(study, e.codelist)} as {' or '.join(e.sources)}) {handled}.")
+    return words
+
+
+def _criterion(study: Study, c: Criterion) -> str:
+    match c:
+        case AgeCriterion():
+            return f"{c.name}: age at index {_bounds(c.min_years, c.max_years)} years."
+        case EventCriterion():
+            verb = "with" if c.must_be == "present" else "without"
+            return f"{c.name}: {verb} a {c.kind} of {_codes(study, c.codelist)} {_window(c.window)}."
+        case ValueCriterion():
+            return (
+                f"{c.name}: the value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)} is "
+                f"{_bounds(c.min_value, c.max_value)}."
+            )
+        case PeriodCriterion():
+            return f"{c.name}: day 0 is {_bounds(c.not_before, c.not_after)}."
+
+
+def _covariate(study: Study, c: Covariate) -> str:
+    match c:
+        case AgeCovariate():
+            return f"{c.name}: years from birth to day 0, not rounded down."
+        case SexCovariate():
+            coding = ", ".join(f"{sex} = {value:g}" for sex, value in c.values.items())
+            return f"{c.name}: administrative gender ({coding})."
+        case ObservationCovariate():
+            log = "natural logarithm of the" if c.transform == "log" else "the"
+            return (
+                f"{c.name}: {log} value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)}."
+            )
+        case CalendarCovariate():
+            return f"{c.name}: years from {c.origin} to day 0."
+        case StatusCovariate():
+            return f"{c.name}: 1 while the last known disease status is {c.status!r}; it changes over time."
+
+
+def _analysis(a: Analysis, landmarks: list[int]) -> str:
+    words = f"{a.role}: {_ANALYSES[a.analysis]}"
+    if a.analysis.startswith("landmark_"):
+        words += f" at days {', '.join(str(d) for d in a.landmarks or landmarks)}"
+    if a.adjusted_for:
+        words += f", adjusted for {', '.join(a.adjusted_for)}"
+    if a.stratify_by:
+        words += f", stratified by {', '.join(a.stratify_by)}"
+    if a.analysis.endswith("_cox"):
+        words += f" ({a.ties.capitalize()} ties, {a.variance} variance)"
+    return words + "."
+
+
+def _caveats(study: Study) -> list[str]:
+    """What an author should know before defending this protocol."""
+    p, words = study.protocol, []
+    if not any(a.role == "primary" for a in p.analyses):
+        words.append("Note: no analysis is primary; the report will show all of them as equals.")
+    if all(a.role == "contrast" for a in p.analyses):
+        words.append("Note: every analysis asked for gives immortal time away.")
+    if p.censoring.rule == "data_cutoff":
+        words.append(
+            "Note: censoring on one known day lets a reader of anchored dates find the calendar again."
+        )
+    if "request" in p.exposure.tiers:
+        words.append("Note: orders count as exposure; an order does not show that the drug was taken.")
+    return words
+
+
+def _codes(study: Study, name: str) -> str:
+    count = len(study.codes(name))
+    return f"{name} ({count} code{'s' if count != 1 else ''})"
+
+
+def _days(count: int | None) -> str:
+    return "1 day" if count == 1 else f"{count} days"
+
+
+def _window(w: Window) -> str:
+    if w.from_day is None:
+        return "at any time" if w.to_day is None else f"up to day {w.to_day}"
+    return f"from day {w.from_day}" + ("" if w.to_day is None else f" to day {w.to_day}")
+
+
+def _bounds(low: float | date | None, high: float | date | None) -> str:
+    shown_low, shown_high = (f"{x:g}" if isinstance(x, int | float) else x for x in (low, high))
+    if low is not None and high is not None:
+        return f"from {shown_low} to {shown_high}"
+    if low is not None:
+        return f"on or after {low}" if isinstance(low, date) else f"at least {shown_low}"
+    if high is not None:
+        return f"on or before {high}" if isinstance(high, date) else f"at most {shown_high}"
+    return "known"

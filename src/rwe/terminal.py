@@ -1,0 +1,124 @@
+"""How the command line looks: progress, tables of estimates, sentences of error. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from rwe.evidence.contract import Estimate
+from rwe.progress import Step
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+
+class _BarStep:
+    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: int = 1) -> None:
+        self._bars.advance(self._task, amount)
+
+    def total(self, total: int) -> None:
+        self._bars.update(self._task, total=total)
+
+
+class Bars:
+    """Progress bars on a terminal; where the output is piped, one line a finished step."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def step(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Step]:
+        task = self._bars.add_task(label, total=total, unit=unit)
+        yield _BarStep(self._bars, task)
+        seen = self._bars.tasks[self._bars.task_ids.index(task)]
+        # A step without a known total ends full, with what it counted.
+        self._bars.update(task, total=seen.completed or 1, completed=seen.completed or 1)
+        if not self._bars.console.is_terminal:
+            count = f" {seen.completed:,.0f} {unit}".rstrip() if seen.completed else ""
+            self._bars.console.print(f"{label}:{count or ' done'}")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Bars]:
+    """Progress on stderr, so that results on stdout stay clean."""
+    bars = RichProgress(
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    )
+    with bars:
+        yield Bars(bars)
+
+
+def ratio(value: float | None) -> str:
+    """A hazard ratio as a table shows it."""
+    return "not estimable" if value is None else f"{value:.2f}"
+
+
+def describe(estimate: Estimate) -> str:
+    """One line that tells an estimate from the others."""
+    words = {
+        "naive_cox": "Naive: ever against never",
+        "landmark_cox": f"Landmark, day {estimate.parameters.landmark_day}",
+        "time_dependent_cox": "Time-dependent",
+    }[estimate.analysis]
+    notes = []
+    if estimate.parameters.adjusted_for:
+        notes.append("adjusted")
+    if "robust" in (estimate.variance_method or ""):
+        notes.append("robust")
+    if estimate.parameters.ties == "breslow":
+        notes.append("Breslow ties")
+    if estimate.site:
+        notes.append(f"site {estimate.site}")
+    return ", ".join([words, *notes])
+
+
+def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None) -> Table:
+    """All hazard ratios: the primary one bold, the biased one marked, the truth beside them if known."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("Estimate")
+    for name in ("n", "deaths", "HR", "95 % CI"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if truth is not None:
+        table.add_column("truth", justify="right")
+    table.add_column("")
+    for e in estimates:
+        if e.estimand != "hazard_ratio":
+            continue
+        known = e.ci_low is not None and e.ci_high is not None
+        marks = ["biased"] if e.is_biased else []
+        marks += ["primary"] if e.role == "primary" else []
+        cells = [
+            describe(e),
+            f"{e.n:,}",
+            f"{e.events:,}",
+            ratio(e.estimate) if e.estimate is not None else "-",
+            f"{ratio(e.ci_low)}-{ratio(e.ci_high)}" if known else "-",
+        ]
+        if truth is not None:
+            cells.append(f"{truth:.2f}")
+        table.add_row(
+            *cells, " ".join(marks), style="bold" if e.role == "primary" else "dim" if e.is_biased else ""
+        )
+    return table
