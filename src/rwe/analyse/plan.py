@@ -1,0 +1,329 @@
+"""From the analyses a protocol asks for to estimates and curves. Statistics are the survival room's work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rwe.errors import RweError
+from rwe.evidence.contract import (
+    Coefficient,
+    Contrast,
+    Curve,
+    CurvePoint,
+    Estimate,
+    Parameters,
+    Refusal,
+)
+from rwe.progress import SILENT, Progress
+from rwe.study import Analysis, Protocol, StatusCovariate
+from rwe.survival.cox import CoxFit, exposure_cox
+from rwe.survival.data import CohortTable, CountingProcess, exposure_split, landmark_split, naive_split
+from rwe.survival.kaplan_meier import SurvivalCurve, exposure_curves, median, survival_at
+from rwe.survival.logrank import exposure_logrank
+
+IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
+
+
+@dataclass
+class Findings:
+    """What the analyses gave, in the order in which the protocol asks."""
+
+    estimates: list[Estimate] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        """Each warning of a primary estimate once; the others stay with their estimates."""
+        found = [w for e in self.estimates if e.role == "primary" for w in e.warnings]
+        return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One analysis on one set of rows: what every estimate made from it shares."""
+
+    protocol: Protocol
+    analysis: Analysis
+    table: CohortTable
+    site: str | None
+    landmark: int | None = None
+
+    @property
+    def is_biased(self) -> bool:
+        return self.analysis.analysis.startswith("naive_")
+
+    @property
+    def time_varying(self) -> list[str]:
+        changing = {c.name for c in self.protocol.covariates if isinstance(c, StatusCovariate)}
+        return [name for name in self.analysis.adjusted_for if name in changing]
+
+    @property
+    def fixed(self) -> list[str]:
+        return [name for name in self.analysis.adjusted_for if name not in self.time_varying]
+
+    def rows(self) -> CountingProcess:
+        """The rows at risk: ever against never, from a landmark, or split at the start of exposure."""
+        if self.is_biased:
+            return naive_split(self.table, self.fixed, self.time_varying)
+        if self.landmark is not None:
+            return landmark_split(self.table, self.landmark, self.fixed, self.time_varying)
+        return exposure_split(self.table, self.fixed, self.time_varying)
+
+    def parameters(self, time_days: int | None = None) -> Parameters:
+        is_model = self.analysis.analysis.endswith("_cox")
+        return Parameters(
+            landmark_day=self.landmark,
+            time_days=time_days,
+            adjusted_for=self.analysis.adjusted_for,
+            stratified_by=list(self.analysis.stratify_by) if self.site is None else [],
+            ties=self.analysis.ties if is_model else None,
+        )
+
+    def strategies(self) -> tuple[str, str]:
+        return self.protocol.strategies.control.name, self.protocol.strategies.treated.name
+
+
+def run_analyses(protocol: Protocol, table: CohortTable, progress: Progress = SILENT) -> Findings:
+    """Run every analysis of the protocol. One that the data cannot carry is refused with its reason."""
+    findings = Findings()
+    tasks = [task for analysis in protocol.analyses for task in _tasks(protocol, analysis, table)]
+    with progress.step("analysing", total=len(tasks), unit="analyses") as step:
+        for task in tasks:
+            _run(task, findings)
+            step.advance()
+    return findings
+
+
+def _tasks(protocol: Protocol, analysis: Analysis, table: CohortTable) -> list[_Task]:
+    days: Sequence[int | None] = [None]
+    if analysis.analysis.startswith("landmark_"):
+        days = analysis.landmarks or protocol.landmarks
+    tasks = [_Task(protocol, analysis, table, None, day) for day in days]
+    sites = sorted(table.patients["site"].unique()) if analysis.by_site else []
+    if len(sites) > 1:
+        alone = (
+            analysis.model_copy(update={"role": "sensitivity"}) if analysis.role == "primary" else analysis
+        )
+        tasks += [_Task(protocol, alone, table.restrict(s), s, day) for s in sites for day in days]
+    return tasks
+
+
+def _run(task: _Task, findings: Findings) -> None:
+    kind = task.analysis.analysis
+    run: Callable[[_Task, CountingProcess, Findings], None] = _cox
+    if kind.endswith(("_kaplan_meier", "simon_makuch")):
+        run = _kaplan_meier
+    elif kind.endswith(("_logrank", "mantel_byar")):
+        run = _logrank
+    rows: CountingProcess | None = None
+    try:
+        rows = task.rows()
+        run(task, rows, findings)
+    except RweError as e:
+        where = f" at site {task.site}" if task.site else ""
+        day = f", day {task.landmark}" if task.landmark is not None else ""
+        findings.refused.append(Refusal(analysis=f"{kind}{day}{where}", reason=str(e)))
+        estimand = "hazard_ratio" if run is _cox else "chi_square" if run is _logrank else "median_days"
+        findings.estimates.append(_estimate(task, rows, estimand, "refused", warnings=[str(e)]))
+
+
+def _estimate(
+    task: _Task,
+    rows: CountingProcess | None,
+    estimand: str,
+    method: str,
+    *,
+    warnings: Sequence[str] = (),
+    **values: object,
+) -> Estimate:
+    """An estimate with everything its task already knows; a number that is not given is null."""
+    control, treated = task.strategies()
+    counts = rows.counts() if rows is not None else None
+    blank = dict.fromkeys(
+        ("estimate", "log_estimate", "se", "se_scale", "variance_method", "ci_low", "ci_high", "ci_level")
+    )
+    blank |= dict.fromkeys(("ci_method", "df", "p_value", "effect_type"))
+    n_by = {treated: counts.patients_exposed, control: counts.patients_unexposed} if counts else {}
+    events_by = {treated: counts.events_exposed, control: counts.events_unexposed} if counts else {}
+    fields: dict[str, object] = {
+        **blank,
+        "analysis": task.analysis.analysis,
+        "estimand": estimand,
+        "role": task.analysis.role,
+        "contrast": Contrast(strategy=treated, reference=control),
+        "site": task.site,
+        "method": method,
+        "parameters": task.parameters(),
+        "n": rows.n_patients if rows is not None else len(task.table),
+        "events": sum(events_by.values()),
+        "n_by_strategy": n_by,
+        "events_by_strategy": events_by,
+        "status": "refused" if method == "refused" else "ok",
+        "is_biased": task.is_biased,
+        "warnings": ([IMMORTAL_TIME] if task.is_biased else []) + list(warnings),
+    }
+    return Estimate.model_validate({**fields, **values})
+
+
+def _cox(task: _Task, rows: CountingProcess, findings: Findings) -> None:
+    a = task.analysis
+    fit = exposure_cox(
+        rows,
+        ties=a.ties,
+        stratify_by_site="site" in a.stratify_by and task.site is None,
+        robust=a.variance == "robust",
+        level=task.protocol.confidence_level,
+    )
+    hr = fit.hazard_ratio()
+    is_ok = fit.converged and hr.estimate is not None
+    findings.estimates.append(
+        _estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            f"Cox model, {a.ties.capitalize()} ties",
+            warnings=[*fit.warnings, *_few_events(task.protocol, fit)],
+            effect_type="conditional" if a.adjusted_for else "marginal",
+            estimate=hr.estimate,
+            log_estimate=hr.log_estimate,
+            se=hr.se,
+            se_scale=None if hr.se is None else "log",
+            variance_method="robust, clustered by patient" if fit.is_robust else "inverse information",
+            ci_low=hr.ci_low,
+            ci_high=hr.ci_high,
+            ci_level=fit.ci_level,
+            ci_method="Wald on the log scale",
+            df=1,
+            p_value=hr.p_value,
+            coefficients=[
+                Coefficient(name=name, estimate=_defined(b), se=_defined(se))
+                for name, b, se in zip(fit.names, fit.coefficients, fit.se, strict=True)
+            ],
+            status="ok" if is_ok else "did_not_converge",
+        )
+    )
+
+
+def _few_events(protocol: Protocol, fit: CoxFit) -> list[str]:
+    needed = protocol.min_events_per_parameter * len(fit.names)
+    if fit.events >= needed:
+        return []
+    return [
+        f"Only {fit.events} deaths for {len(fit.names)} coefficients: estimates and intervals are unreliable."
+    ]
+
+
+def _logrank(task: _Task, rows: CountingProcess, findings: Findings) -> None:
+    control, treated = task.strategies()
+    test = exposure_logrank(rows, stratify_by_site="site" in task.analysis.stratify_by and task.site is None)
+    findings.estimates.append(
+        _estimate(
+            task,
+            rows,
+            "chi_square",
+            "Mantel-Byar test" if task.analysis.analysis == "mantel_byar" else "log-rank test",
+            warnings=test.warnings,
+            estimate=test.chi_square,
+            df=test.df,
+            p_value=test.p_value,
+            expected_by_strategy={treated: test.expected[1], control: test.expected[0]},
+            variance=test.variance,
+        )
+    )
+
+
+def _kaplan_meier(task: _Task, rows: CountingProcess, findings: Findings) -> None:
+    control, treated = task.strategies()
+    curves = exposure_curves(rows, level=task.protocol.confidence_level)
+    for strategy, curve in ((treated, curves.exposed), (control, curves.unexposed)):
+        findings.curves.append(
+            Curve(
+                analysis=task.analysis.analysis,
+                strategy=strategy,
+                site=task.site,
+                is_biased=task.is_biased,
+                parameters=task.parameters(),
+                points=_points(curve),
+            )
+        )
+        if task.analysis.analysis != "simon_makuch":  # its curve is no group of people, so it has no median
+            findings.estimates.append(_median(task, rows, strategy, curve))
+        for day in task.protocol.horizons:
+            findings.estimates.append(_survival(task, rows, strategy, curve, day))
+
+
+def _points(curve: SurvivalCurve) -> list[CurvePoint]:
+    columns = zip(
+        curve.time, curve.survival, curve.ci_low, curve.ci_high, curve.at_risk, curve.events, strict=True
+    )
+    return [
+        CurvePoint(
+            time_days=float(time),
+            survival=_defined(s),
+            ci_low=_defined(low),
+            ci_high=_defined(high),
+            at_risk=int(at_risk),
+            events=int(events),
+        )
+        for time, s, low, high, at_risk, events in columns
+    ]
+
+
+def _defined(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _median(task: _Task, rows: CountingProcess, strategy: str, curve: SurvivalCurve) -> Estimate:
+    m = median(curve)
+    missing = [] if m.estimate is not None else ["The curve does not fall to a half, so there is no median."]
+    return _estimate(
+        task,
+        rows,
+        "median_days",
+        "Kaplan-Meier",
+        warnings=[*curve.warnings, *missing, *_open_limits(m.estimate, m.ci_low, m.ci_high)],
+        contrast=Contrast(strategy=strategy, reference=None),
+        estimate=m.estimate,
+        ci_low=m.ci_low,
+        ci_high=m.ci_high,
+        ci_level=curve.ci_level,
+        ci_method=f"where the {curve.ci_method}-transformed limits reach a half",
+        n=curve.n_patients,
+        events=curve.n_events,
+    )
+
+
+def _open_limits(estimate: float | None, low: float | None, high: float | None) -> list[str]:
+    if estimate is None or (low is not None and high is not None):
+        return []
+    return ["A confidence limit does not fall to a half, so that side of the interval is open."]
+
+
+def _survival(task: _Task, rows: CountingProcess, strategy: str, curve: SurvivalCurve, day: int) -> Estimate:
+    at = survival_at(curve, [day])[0]
+    notes = (
+        [f"Nobody was followed until day {day}: the last value is carried on."]
+        if at.is_beyond_follow_up
+        else []
+    )
+    return _estimate(
+        task,
+        rows,
+        "survival",
+        "Kaplan-Meier with delayed entry" if task.analysis.analysis == "simon_makuch" else "Kaplan-Meier",
+        warnings=[*curve.warnings, *notes],
+        contrast=Contrast(strategy=strategy, reference=None),
+        parameters=task.parameters(time_days=day),
+        estimate=at.survival,
+        se=at.se,
+        se_scale=None if at.se is None else "natural",
+        variance_method="Greenwood",
+        ci_low=at.ci_low,
+        ci_high=at.ci_high,
+        ci_level=curve.ci_level,
+        ci_method=f"Wald on the {curve.ci_method} scale",
+        n=curve.n_patients,
+        events=curve.n_events,
+    )

@@ -1,0 +1,149 @@
+"""From a study's tables in the database to the typed tables that estimators take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from rwe.errors import EvidenceError
+from rwe.evidence.contract import AttritionStep, QualityFinding, RunSummary
+from rwe.study import StatusCovariate, Study
+from rwe.survival.data import CohortTable
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """What one study's analyses and descriptions are made of.
+
+    survival: one row a patient, sorted by patient_id, the columns of cohort.survival, and one column for
+    each baseline covariate (NaN is missing). changes: patient_id, covariate, day, value.
+    """
+
+    survival: pd.DataFrame
+    changes: pd.DataFrame
+    attrition: list[AttritionStep]
+    runs: list[RunSummary]
+    quality: list[QualityFinding]
+    resources: dict[str, dict[str, int]]
+    last_updated: dict[str, datetime | None]
+    data_cutoff: date | None
+    content_sha256: str
+
+    def cohort(self) -> CohortTable:
+        """The table that estimators take."""
+        return CohortTable(patients=self.survival, changes=self.changes)
+
+
+def holds_study(path: Path, study: Study) -> bool:
+    """Whether the database was built with exactly this protocol."""
+    if not path.is_file():
+        return False
+    with closing(duckdb.connect(str(path), read_only=True)) as db:
+        found = db.execute(
+            "select protocol_sha256 from study.protocol where study = ?", [study.name]
+        ).fetchall()
+    return found == [(study.protocol_sha256,)]
+
+
+def read_study(path: Path, study: Study) -> StudyTables:
+    """Read one study's tables, in one transaction, so that all are of one build.
+
+    Raises EvidenceError where the cohort is empty: there is nothing to analyse then.
+    """
+    with closing(duckdb.connect(str(path), read_only=True)) as db:
+        db.execute("begin transaction")
+        survival = _wide(db, study)
+        if survival.empty:
+            raise EvidenceError(
+                "no patient is left in the cohort",
+                where=f"study {study.name}",
+                advice="see cohort.attrition in the database: it counts who was lost at which step",
+            )
+        return StudyTables(
+            survival=survival,
+            changes=_changes(db, study),
+            attrition=[
+                AttritionStep(step=step, n_before=before, n_excluded=excluded, n_after=after)
+                for step, before, excluded, after in _rows(
+                    db,
+                    "select step, n_before, n_excluded, n_after from cohort.attrition"
+                    " where study = ? order by step_number",
+                    [study.name],
+                )
+            ],
+            runs=[
+                RunSummary(site=s, run=r, route=route, server_software=software, manifest_sha256=sha)
+                for s, r, route, software, sha in _rows(
+                    db,
+                    "select site, run, route, server_software, manifest_sha256"
+                    " from meta.run order by site, run",
+                )
+            ],
+            quality=[
+                QualityFinding(check=check, severity=severity, rows=rows, message=message)
+                for check, severity, rows, message in _rows(
+                    db,
+                    'select "check", severity, "rows", message from meta.quality where "rows" > 0 order by 1',
+                )
+            ],
+            resources=_resources(db),
+            last_updated=dict(_rows(db, "select site, max(last_updated_at) from meta.run group by site")),
+            data_cutoff=_cutoff(db, study),
+            content_sha256=_rows(db, "select content_sha256 from meta.build")[0][0],
+        )
+
+
+def _rows(db: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    return db.execute(query, list(values)).fetchall()
+
+
+def _wide(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
+    survival = db.execute(
+        "select patient_id, site, time_days, is_event, start_day, salvage_start_day, end_reason"
+        " from cohort.survival where study = ? order by patient_id",
+        [study.name],
+    ).df()
+    values = db.execute(
+        "select patient_id, covariate, value from cohort.baseline where study = ?", [study.name]
+    ).df()
+    wide = values.pivot(index="patient_id", columns="covariate", values="value")
+    for c in study.protocol.covariates:
+        if not isinstance(c, StatusCovariate):
+            known = wide[c.name] if c.name in wide else pd.Series(dtype=float)
+            survival[c.name] = survival["patient_id"].map(known).astype(float)
+    survival["start_day"] = survival["start_day"].astype(float)
+    survival["is_event"] = survival["is_event"].astype(bool)
+    survival["time_days"] = survival["time_days"].astype(int)
+    return survival
+
+
+def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
+    return db.execute(
+        "select patient_id, covariate, day, value from cohort.covariate_change where study = ?"
+        " order by patient_id, covariate, day",
+        [study.name],
+    ).df()
+
+
+def _resources(db: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    query = (
+        "select site, resource_type, sum(in_lake)::bigint as n from meta.reconciliation"
+        " group by site, resource_type having sum(in_lake) > 0 order by site, resource_type"
+    )
+    for site, resource_type, n in _rows(db, query):
+        counts.setdefault(site, {})[resource_type] = n
+    return counts
+
+
+def _cutoff(db: duckdb.DuckDBPyConnection, study: Study) -> date | None:
+    query = "select max(end_date) from cohort.follow_up where study = ?"
+    found: date | None = _rows(db, query, [study.name])[0][0]
+    return found

@@ -1,0 +1,111 @@
+"""One refresh of a study's evidence: an immutable folder, and `latest` beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import rwe
+from rwe.analyse.describe import baseline_table, describe_codelists, describe_cohort, describe_sites
+from rwe.analyse.plan import run_analyses
+from rwe.analyse.read import StudyTables, holds_study, read_study
+from rwe.config import Workspace
+from rwe.errors import EvidenceError
+from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdentity, write_evidence
+from rwe.progress import SILENT, Progress
+from rwe.study import Study
+from rwe.warehouse.build import build
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A refresh that was written. `path` is its evidence.json."""
+
+    refresh: str
+    path: Path
+    evidence: Evidence
+
+
+def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) -> Analysed:
+    """Run the analyses of a study and write evidence/STUDY/REFRESH/evidence.json.
+
+    Reads the published database if it was built with exactly this protocol; else (a study file by path, or
+    one changed since the build) its tables are built privately and thrown away afterwards.
+
+    Raises EvidenceError where nothing has landed or nobody is left in the cohort.
+    """
+    if holds_study(workspace.database, study):
+        tables = read_study(workspace.database, study)
+    else:
+        workspace.private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=workspace.private, prefix="analyse-") as folder:
+            target = Path(folder) / "private.duckdb"
+            build(workspace, [study], target=target, progress=progress)
+            tables = read_study(target, study)
+    evidence = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
+    folder_of_study = workspace.evidence / study.name
+    folder_of_refresh = folder_of_study / evidence.refresh.id
+    folder_of_refresh.mkdir(parents=True)
+    path = folder_of_refresh / "evidence.json"
+    write_evidence(evidence, path)
+    _point_latest(folder_of_study, evidence.refresh.id)
+    return Analysed(evidence.refresh.id, path, evidence)
+
+
+def make_evidence(
+    study: Study, tables: StudyTables, *, created_at: datetime, progress: Progress = SILENT
+) -> Evidence:
+    """The evidence of one study from its tables: the same tables give the same numbers."""
+    p = study.protocol
+    findings = run_analyses(p, tables.cohort(), progress)
+    stamp = created_at.strftime("%Y%m%dT%H%M%S%fZ")
+    return Evidence(
+        schema_version=SCHEMA_VERSION,
+        audience="internal",
+        seed=p.seed,
+        study=StudyIdentity(
+            name=p.name,
+            version=p.version,
+            title=p.title,
+            question=p.question,
+            protocol_sha256=study.protocol_sha256,
+        ),
+        protocol=p.model_dump(mode="json"),
+        codelists=describe_codelists(study),
+        refresh=Refresh(
+            id=f"{stamp}-{tables.content_sha256[:8]}",
+            created_at=created_at,
+            data_cutoff=tables.data_cutoff,
+            code_version=rwe.__version__,
+            content_sha256=tables.content_sha256,
+        ),
+        sites=describe_sites(tables),
+        runs=tables.runs,
+        quality=tables.quality,
+        cohort=describe_cohort(study, tables),
+        attrition=tables.attrition,
+        baseline=baseline_table(study, tables),
+        estimates=findings.estimates,
+        curves=findings.curves,
+        refused=findings.refused,
+        warnings=findings.warnings(),
+    )
+
+
+def latest_folder(workspace: Workspace, study: str) -> Path:
+    """The folder of a study's newest refresh. Raises EvidenceError if there is none."""
+    folder: Path = workspace.evidence / study / "latest"
+    if not folder.is_dir():
+        raise EvidenceError(
+            "there is no evidence yet", where=f"study {study}", advice="run `rwe analyse` first"
+        )
+    return folder
+
+
+def _point_latest(folder: Path, refresh: str) -> None:
+    aside = folder / ".latest.new"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(refresh, target_is_directory=True)
+    aside.replace(folder / "latest")
