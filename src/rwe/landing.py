@@ -232,7 +232,6 @@ class RunWriter:
         self._part = site_folder / f".run={self.run}.part"
         _private_folder(self._part)
         self._files: dict[str, _FileWriter] = {}
-        self.landed: Run | None = None
 
     def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> None:
         """Land one resource, byte by byte as served.
@@ -240,6 +239,12 @@ class RunWriter:
         A newline between tokens of pretty-printed JSON becomes a blank (inside strings JSON always escapes
         it), so that one line is one resource. `last_updated` is the resource's `meta.lastUpdated`, aware.
         """
+        try:
+            self._writer(resource_type).write(raw_line.translate(_NEWLINES), last_updated)
+        except OSError as e:
+            raise self._disk_error() from e
+
+    def _writer(self, resource_type: str) -> _FileWriter:
         writer = self._files.get(resource_type)
         if writer is None:
             if resource_type != UNREADABLE and not _TYPE.fullmatch(resource_type):
@@ -249,7 +254,12 @@ class RunWriter:
                     advice="land it as unreadable",
                 )
             writer = self._files[resource_type] = _FileWriter(self._part, resource_type)
-        writer.write(raw_line.translate(_NEWLINES), last_updated)
+        return writer
+
+    def _disk_error(self) -> LandingError:
+        return LandingError(
+            "the run could not be written to disk", where=f"site {self.site}", advice="check the disk's space"
+        )
 
     @property
     def resources(self) -> dict[str, int]:
@@ -258,9 +268,21 @@ class RunWriter:
 
     def commit(self, facts: RunFacts) -> Run:
         """Finish the files, write the manifest last, and rename the folder into place."""
-        files = tuple(self._files[t].finish() for t in sorted(self._files))
+        try:
+            files = tuple(self._files[t].finish() for t in sorted(self._files))
+            manifest = self._manifest(facts, files)
+            content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+            _write_synced(self._part / MANIFEST, content)
+            _sync_folder(self._part)
+            self._part.rename(self._target)
+            _sync_folder(self._target.parent)
+        except OSError as e:
+            raise self._disk_error() from e
+        return Run(self.site, self.run, self._target, manifest, hashlib.sha256(content).hexdigest())
+
+    def _manifest(self, facts: RunFacts, files: tuple[LandedFile, ...]) -> Manifest:
         latest = {t: w.last_updated for t, w in sorted(self._files.items()) if t != UNREADABLE}
-        manifest = Manifest(
+        return Manifest(
             schema_version=SCHEMA_VERSION,
             site=self.site,
             run=self.run,
@@ -280,17 +302,6 @@ class RunWriter:
             warnings=tuple(facts.warnings),
             errors=tuple(facts.errors),
         )
-        content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-        handle = os.open(self._part / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        _sync_folder(self._part)
-        self._part.rename(self._target)
-        _sync_folder(self._target.parent)
-        self.landed = Run(self.site, self.run, self._target, manifest, hashlib.sha256(content).hexdigest())
-        return self.landed
 
     def abandon(self) -> None:
         """Close and remove what was written; a committed run stays."""
@@ -329,10 +340,6 @@ def new_run(landing: Path, site: str) -> Iterator[RunWriter]:
         writer = RunWriter(folder, site)
         try:
             yield writer
-        except OSError as e:
-            raise LandingError(
-                "the run could not be written to disk", where=f"site {site}", advice="check the disk's space"
-            ) from e
         finally:
             writer.abandon()
     finally:
@@ -374,6 +381,14 @@ def open_run(path: Path) -> Run:
 def _private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,0 +1,235 @@
+"""FHIR search: one query, page after page, along the links the server gives.
+
+Source: HL7 FHIR R4, section 3.1.1 (search); what servers make of it: see each comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from rwe.fhir.bundle import (
+    Bundle,
+    NotAResourceError,
+    Resource,
+    parse_instant,
+    read_bundle,
+    read_resource,
+    read_type,
+)
+from rwe.fhir.client import Answer, FhirClient
+
+#: Longer addresses are refused by servers and proxies on the way (HAPI: 400 in HTML); they go by POST.
+LONGEST_ADDRESS = 1_800
+_NO_POST = frozenset({404, 405, 415, 501})
+_NO_GET = frozenset({405, 414, 431})
+_ATTEMPTS = 3
+_ALIASES = {"patient": {"patient", "subject"}, "subject": {"patient", "subject"}}
+
+Parameters = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A resource that a search answered. `is_match` is False where it was only included."""
+
+    resource: Resource
+    is_match: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: its resources, and the parameters the server said on the first page that it ignored."""
+
+    number: int
+    found: tuple[Found, ...]
+    ignored: frozenset[str]
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """What a search came to.
+
+    `server_clock` is the server's time (UTC) at the first page: a safe watermark, since nothing that
+    changed later can be missed. `subsetted` and `malformed` count entries that were refused: incomplete
+    resources, and entries that are no resource.
+    """
+
+    pages: int
+    resources: int
+    subsetted: int
+    malformed: int
+    server_clock: datetime | None
+    ignored: frozenset[str]
+
+
+def escape(value: str) -> str:
+    """A value for a search parameter, with FHIR's separators escaped (R4, 3.1.1.4.0.1)."""
+    for char in "\\,|$":
+        value = value.replace(char, "\\" + char)
+    return value
+
+
+def token(system: str, code: str) -> str:
+    """The search value `system|code`."""
+    return f"{escape(system)}|{escape(code)}"
+
+
+def any_of(values: Iterable[str]) -> str:
+    """One value that means any of several."""
+    return ",".join(values)
+
+
+def search(
+    client: FhirClient,
+    resource_type: str,
+    parameters: Parameters,
+    *,
+    page_size: int,
+    on_page: Callable[[Page], None],
+) -> SearchSummary:
+    """Search a type and hand each page on as it arrives; no more than one page is held.
+
+    Entries with `search.mode=outcome` and resources tagged SUBSETTED never are versions of a resource and
+    are left out. Raises SiteError where the server refuses, answers what is no Bundle, or repeats a link.
+    """
+    query = [*parameters, ("_count", str(page_size))]
+    answer, bundle = _first(client, resource_type, query)
+    ignored = _ignored(bundle, parameters)
+    clock = _clock(answer, bundle)
+    seen = {_digest(answer.url)}
+    pages = resources = subsetted = malformed = 0
+    while True:
+        found, partial, broken = _split(bundle)
+        pages += 1
+        resources += len(found)
+        subsetted += partial
+        malformed += broken
+        on_page(Page(pages, found, ignored))
+        link = bundle.link("next")
+        if link is None:
+            return SearchSummary(pages, resources, subsetted, malformed, clock, ignored)
+        url = client.address(link, resource_type)
+        if _digest(url) in seen:
+            raise client.error(
+                "the server's next link leads back to a page already read",
+                resource_type,
+                advice="try another page_size, and report it to the server's maker",
+            )
+        seen.add(_digest(url))
+        answer, bundle = _read(client, resource_type, url)
+
+
+def _first(client: FhirClient, resource_type: str, query: Parameters) -> tuple[Answer, Bundle]:
+    """The first page, by GET, or by POST where the address is too long; each stands in for the other."""
+    encoded = urlencode(query)
+    by_get = (f"{client.base_url}/{resource_type}?{encoded}", None, _NO_GET)
+    by_post = (f"{client.base_url}/{resource_type}/_search", encoded, _NO_POST)
+    is_long = len(by_get[0]) > LONGEST_ADDRESS
+    (url, form, refusals), other = (by_post, by_get) if is_long else (by_get, by_post)
+    try:
+        return _read(client, resource_type, url, form=form, accept=refusals)
+    except _RefusedError:
+        return _read(client, resource_type, other[0], form=other[1])
+
+
+class _RefusedError(Exception):
+    """The server does not take this way of asking."""
+
+
+def _read(
+    client: FhirClient,
+    resource_type: str,
+    url: str,
+    *,
+    form: str | None = None,
+    accept: frozenset[int] = frozenset(),
+) -> tuple[Answer, Bundle]:
+    for attempt in range(1, _ATTEMPTS + 1):
+        answer = client.request(resource_type, url, form=form, accept=accept)
+        if answer.status in accept:
+            raise _RefusedError
+        try:
+            answer.body.decode("utf-8")
+            return answer, read_bundle(answer.body)
+        except (UnicodeDecodeError, NotAResourceError):
+            if attempt < _ATTEMPTS and _may_be_cut(answer.body):
+                client.pause(attempt)
+                continue
+            break
+    what, advice = describe_non_fhir(answer.body)
+    raise client.error(what, resource_type, advice=advice)
+
+
+def _may_be_cut(body: bytes) -> bool:
+    """Half a body under status 200 happens; asking again helps. A login page stays one."""
+    return not body.lstrip().startswith(b"<") and not body.rstrip().endswith(b"}")
+
+
+def describe_non_fhir(body: bytes) -> tuple[str, str]:
+    """What an answer is that is not the FHIR JSON asked for, and what to do about it."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return "the answer is not UTF-8", "FHIR is; report it to the server's maker"
+    start = body.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    if start.startswith(b"<"):
+        if b"html" in start:
+            return (
+                "the server answers with a web page instead of FHIR",
+                "check base_url; it may be a login page",
+            )
+        return "the server answers in XML", "the server must offer application/fhir+json"
+    try:
+        found = read_type(body)
+    except NotAResourceError:
+        return "the answer is no complete JSON", "try a smaller page_size, and ask the hospital if it stays"
+    if found == "OperationOutcome":
+        return (
+            "the server answers with an OperationOutcome instead of results",
+            "ask the hospital for its log",
+        )
+    return "the answer is another resource than the one asked for", "check base_url in rwe.yaml"
+
+
+def _split(bundle: Bundle) -> tuple[tuple[Found, ...], int, int]:
+    found: list[Found] = []
+    subsetted = malformed = 0
+    for entry in bundle.entries:
+        if entry.mode == "outcome":
+            continue
+        try:
+            resource = read_resource(entry.raw)
+        except NotAResourceError:
+            malformed += 1
+            continue
+        if resource.is_subsetted:
+            subsetted += 1
+        else:
+            found.append(Found(resource, entry.mode != "include"))
+    return tuple(found), subsetted, malformed
+
+
+def _ignored(bundle: Bundle, parameters: Parameters) -> frozenset[str]:
+    """The parameters that the server's self link says were not applied.
+
+    A self link without a query says nothing: some servers give the bare address after a POST.
+    """
+    query = urlsplit(bundle.link("self") or "").query
+    if not query:
+        return frozenset()
+    applied = {name.partition(":")[0] for name, _ in parse_qsl(query, keep_blank_values=True)}
+    asked = {name.partition(":")[0] for name, _ in parameters}
+    return frozenset(name for name in asked if not applied & _ALIASES.get(name, {name}))
+
+
+def _clock(answer: Answer, bundle: Bundle) -> datetime | None:
+    clock = parse_instant(bundle.last_updated) or answer.date
+    return clock.astimezone(UTC) if clock else None
+
+
+def _digest(url: str) -> bytes:
+    return sha256(url.encode()).digest()
