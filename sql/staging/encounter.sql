@@ -1,0 +1,15 @@
+-- One row an encounter: the latest version of the record.
+select
+    e.resource_id as encounter_id, -- Pseudonym of the record.
+    e.patient_id, -- The patient.
+    e.site, -- The hospital.
+    e.status, -- Status as recorded.
+    (
+        coalesce(e.status, '') in ('arrived', 'triaged', 'in-progress', 'onleave', 'finished', 'unknown')
+        and (e.start_first_day is null or e.start_first_day <= e.landed_day)
+    ) as is_valid, -- Took place: by its status, and not dated after it was fetched.
+    e.class_code, -- AMB, IMP, EMER …
+    e.start_day, -- First day; null where it is not known to the day.
+    e.end_day, -- Last day, where one is recorded.
+    e.landed_day -- The site's day on which this version was fetched.
+from lake.encounter as e

@@ -1,0 +1,17 @@
+-- One row a procedure: the latest version of the record.
+select
+    p.resource_id as procedure_id, -- Pseudonym of the record.
+    p.patient_id, -- The patient.
+    p.site, -- The hospital.
+    p.status, -- Status as recorded.
+    (
+        coalesce(p.status, '') in ('in-progress', 'on-hold', 'stopped', 'completed', 'unknown')
+        and (p.start_first_day is null or p.start_first_day <= p.landed_day)
+    ) as is_valid, -- Was begun: by its status, and not dated after it was fetched.
+    p.start_day, -- First day; null where it is not known to the day.
+    p.start_precision as precision, -- instant, day, month or year of the start.
+    p.start_first_day as first_day, -- Earliest possible first day.
+    p.start_last_day as last_day, -- Latest possible first day.
+    p.end_day, -- Last day, where one is recorded.
+    p.landed_day -- The site's day on which this version was fetched.
+from lake.procedure as p

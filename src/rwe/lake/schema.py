@@ -1,0 +1,272 @@
+"""What enters the lake: the allow-list, type by type.
+
+First what is read of a resource (`…In`, FHIR R4 names; whatever is not named here is never looked at), then
+the columns it becomes (`LAKE_TABLES`). No name, address, identifier, narrative or note is named here, so none
+can enter. `rows.py` turns the one into the other.
+"""
+
+# ruff: noqa: N815 - the fields have the names that FHIR gives them.
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+#: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
+LAKE_VERSION = 1
+
+
+class CodingIn(msgspec.Struct):
+    system: str | None = None
+    version: str | None = None
+    code: str | None = None
+    display: str | None = None
+
+
+class ConceptIn(msgspec.Struct):
+    coding: list[CodingIn] | None = None
+    text: str | None = None
+
+
+class ReferenceIn(msgspec.Struct):
+    reference: str | None = None
+    display: str | None = None
+
+
+class PeriodIn(msgspec.Struct):
+    start: str | None = None
+    end: str | None = None
+
+
+class QuantityIn(msgspec.Struct):
+    value: float | None = None
+    comparator: str | None = None
+    unit: str | None = None
+    system: str | None = None
+    code: str | None = None
+
+
+class MetaIn(msgspec.Struct):
+    versionId: str | None = None
+    lastUpdated: str | None = None
+    security: list[CodingIn] | None = None
+    tag: list[CodingIn] | None = None
+
+
+class ContainedIn(msgspec.Struct):
+    resourceType: str | None = None
+    id: str | None = None
+    code: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class ResourceIn(msgspec.Struct, kw_only=True):
+    resourceType: str
+    id: str | None = None
+    meta: MetaIn | None = None
+    modifierExtension: list[msgspec.Raw] | None = None
+
+
+class PatientIn(ResourceIn, kw_only=True):
+    gender: str | None = None
+    birthDate: str | None = None
+    deceasedBoolean: bool | None = None
+    deceasedDateTime: str | None = None
+
+
+class MedicatedIn(ResourceIn, kw_only=True):
+    """The four resources that say that a patient had a medication."""
+
+    status: str | None = None
+    subject: ReferenceIn | None = None
+    medicationCodeableConcept: ConceptIn | None = None
+    medicationReference: ReferenceIn | None = None
+    contained: list[ContainedIn] | None = None
+
+
+class AdministeredIn(msgspec.Struct):
+    dose: QuantityIn | None = None
+
+
+class MedicationAdministrationIn(MedicatedIn, kw_only=True):
+    effectiveDateTime: str | None = None
+    effectivePeriod: PeriodIn | None = None
+    dosage: AdministeredIn | None = None
+
+
+class MedicationRequestIn(MedicatedIn, kw_only=True):
+    intent: str | None = None
+    doNotPerform: bool | None = None
+    reportedBoolean: bool | None = None
+    reportedReference: ReferenceIn | None = None
+    authoredOn: str | None = None
+
+
+class MedicationDispenseIn(MedicatedIn, kw_only=True):
+    whenPrepared: str | None = None
+    whenHandedOver: str | None = None
+
+
+class MedicationStatementIn(MedicatedIn, kw_only=True):
+    effectiveDateTime: str | None = None
+    effectivePeriod: PeriodIn | None = None
+    dateAsserted: str | None = None
+
+
+class MedicationIn(ResourceIn, kw_only=True):
+    status: str | None = None
+    code: ConceptIn | None = None
+
+
+class ObservationIn(ResourceIn, kw_only=True):
+    status: str | None = None
+    subject: ReferenceIn | None = None
+    code: ConceptIn | None = None
+    effectiveDateTime: str | None = None
+    effectivePeriod: PeriodIn | None = None
+    effectiveInstant: str | None = None
+    valueQuantity: QuantityIn | None = None
+    valueInteger: int | None = None
+    valueBoolean: bool | None = None
+    valueCodeableConcept: ConceptIn | None = None
+
+
+class ConditionIn(ResourceIn, kw_only=True):
+    subject: ReferenceIn | None = None
+    clinicalStatus: ConceptIn | None = None
+    verificationStatus: ConceptIn | None = None
+    code: ConceptIn | None = None
+    onsetDateTime: str | None = None
+    onsetPeriod: PeriodIn | None = None
+    recordedDate: str | None = None
+
+
+class ProcedureIn(ResourceIn, kw_only=True):
+    status: str | None = None
+    subject: ReferenceIn | None = None
+    code: ConceptIn | None = None
+    performedDateTime: str | None = None
+    performedPeriod: PeriodIn | None = None
+
+
+class EncounterIn(ResourceIn, kw_only=True):
+    status: str | None = None
+    subject: ReferenceIn | None = None
+    period: PeriodIn | None = None
+    # R4 names it `class`, which Python keeps for itself.
+    kind: CodingIn | None = msgspec.field(default=None, name="class")
+
+
+RESOURCES: dict[str, type[ResourceIn]] = {
+    "Patient": PatientIn,
+    "MedicationAdministration": MedicationAdministrationIn,
+    "MedicationRequest": MedicationRequestIn,
+    "MedicationDispense": MedicationDispenseIn,
+    "MedicationStatement": MedicationStatementIn,
+    "Medication": MedicationIn,
+    "Observation": ObservationIn,
+    "Condition": ConditionIn,
+    "Procedure": ProcedureIn,
+    "Encounter": EncounterIn,
+}
+
+_CODINGS = "STRUCT(system VARCHAR, version VARCHAR, code VARCHAR, display VARCHAR)[]"
+
+
+def _date(name: str) -> dict[str, str]:
+    return {
+        f"{name}_day": "DATE",
+        f"{name}_precision": "VARCHAR",
+        f"{name}_first_day": "DATE",
+        f"{name}_last_day": "DATE",
+    }
+
+
+#: Every lake table begins with these. `updated_at` (UTC) is meta.lastUpdated, else the start of the run;
+#: `landed_day` is the site's day on which the run finished: what is dated later has not happened.
+_COMMON = {
+    "resource_id": "VARCHAR",
+    "site": "VARCHAR",
+    "run": "VARCHAR",
+    "line": "BIGINT",
+    "updated_at": "TIMESTAMP",
+    "version_number": "BIGINT",
+    "landed_day": "DATE",
+    "content_hash": "VARCHAR",
+}
+_OF_PATIENT = {"patient_id": "VARCHAR", "status": "VARCHAR"}
+_MEDICATED = {
+    **_OF_PATIENT,
+    "medication_source": "VARCHAR",  # concept, contained, reference, unresolvable or none
+    "medication_resource_id": "VARCHAR",
+    "medication_text": "VARCHAR",
+    "codings": _CODINGS,
+}
+
+#: The columns of each type after the common ones, as DuckDB types.
+LAKE_TABLES: dict[str, dict[str, str]] = {
+    resource_type: _COMMON | columns
+    for resource_type, columns in {
+        "Patient": {
+            "gender": "VARCHAR",
+            **_date("birth"),
+            "deceased_boolean": "BOOLEAN",
+            **_date("deceased"),
+        },
+        "MedicationAdministration": _MEDICATED
+        | {**_date("start"), **_date("end"), "dose_value": "DOUBLE", "dose_unit": "VARCHAR"},
+        "MedicationRequest": _MEDICATED
+        | {
+            "intent": "VARCHAR",
+            "is_do_not_perform": "BOOLEAN",
+            "is_reported": "BOOLEAN",
+            **_date("authored"),
+        },
+        "MedicationDispense": _MEDICATED | {**_date("prepared"), **_date("handed_over")},
+        "MedicationStatement": _MEDICATED | {**_date("start"), **_date("end"), **_date("asserted")},
+        "Medication": {"status": "VARCHAR", "medication_text": "VARCHAR", "codings": _CODINGS},
+        "Observation": _OF_PATIENT
+        | {
+            "codings": _CODINGS,
+            **_date("effective"),
+            "effective_at": "TIMESTAMP",
+            "value_number": "DOUBLE",
+            "value_comparator": "VARCHAR",
+            "value_unit": "VARCHAR",
+            "value_unit_code": "VARCHAR",
+            "value_boolean": "BOOLEAN",
+            "value_codings": _CODINGS,
+        },
+        "Condition": {
+            "patient_id": "VARCHAR",
+            "clinical_status": "VARCHAR",
+            "verification_status": "VARCHAR",
+            "codings": _CODINGS,
+            **_date("onset"),
+            **_date("recorded"),
+        },
+        "Procedure": _OF_PATIENT | {"codings": _CODINGS, **_date("start"), **_date("end")},
+        "Encounter": _OF_PATIENT | {"class_code": "VARCHAR", **_date("start"), **_date("end")},
+    }.items()
+}
+
+#: One line a resource that was refused (`reject`) or that is kept with a remark (`flag`).
+#: `retires`: the server says not to use this version, so versions before it are not used either.
+QUARANTINE_COLUMNS: dict[str, str] = {
+    "site": "VARCHAR",
+    "run": "VARCHAR",
+    "resource_type": "VARCHAR",
+    "resource_pseudonym": "VARCHAR",
+    "rule": "VARCHAR",
+    "json_path": "VARCHAR",
+    "action": "VARCHAR",
+    "line": "BIGINT",
+    "updated_at": "TIMESTAMP",
+    "version_number": "BIGINT",
+    "retires": "BOOLEAN",
+}
+
+
+def table_name(resource_type: str) -> str:
+    """`MedicationAdministration` is the table `medication_administration`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", resource_type).lower()

@@ -1,0 +1,399 @@
+"""Brings landed runs into the lake: each once, complete or not at all.
+
+    lake/TYPE/site=S/run=R.parquet      one row a resource version, sorted by pseudonym
+    lake/_runs/site=S/run=R.json        the counts of a run; written last, it says that the run is in
+    quarantine/site=S/run=R.parquet     what was refused or flagged, by rule and JSON path
+
+The lake only grows. Which version of a resource is the latest is decided when the database is built: the one
+updated last (`meta.lastUpdated`, else the start of the run that brought it), then the highest numeric
+`versionId`, then the latest run and line. A version identical to the one before it in this order is a
+duplicate and not stored again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import IO, Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import msgspec
+
+from rwe.config import Workspace
+from rwe.errors import LakeError
+from rwe.lake import validate
+from rwe.lake.pseudonyms import Pseudonymiser, key_fingerprint
+from rwe.lake.rows import Flag, Mapping, RejectedError, RowBuilder
+from rwe.lake.schema import LAKE_TABLES, LAKE_VERSION, QUARANTINE_COLUMNS, RESOURCES, ResourceIn
+from rwe.landing import UNREADABLE, Run, list_runs
+from rwe.progress import SILENT, Progress, Step
+
+_LONGEST_LINE = 256 * 1024 * 1024
+_TICK = 1000
+
+
+@dataclass(frozen=True)
+class TypeCounts:
+    """What became of the lines of one type in one run: landed = stored + duplicate + quarantined +
+    not_mapped."""
+
+    landed: int
+    stored: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+    not_mapped: int = 0
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """A run that is in the lake. `fingerprint` names the settings it was brought in under."""
+
+    site: str
+    run: str
+    fingerprint: str
+    landed_day: date
+    types: dict[str, TypeCounts]
+
+
+@dataclass(frozen=True)
+class LakeResult:
+    """`added` are the runs this call brought in, `runs` all that are in; both oldest first."""
+
+    added: tuple[RunCounts, ...]
+    runs: tuple[RunCounts, ...]
+
+
+def update_lake(workspace: Workspace, *, progress: Progress = SILENT) -> LakeResult:
+    """Bring every landed run that is not in the lake into it.
+
+    A site whose settings changed (time zone, birth date, validation, key) is brought in anew from its landed
+    runs, so that one lake never mixes two rules. Raises LakeError if that is not possible because landed runs
+    are gone, and LandingError if a landed file is not what its manifest says; the lake is then as before, or
+    lacks the runs not yet brought in.
+    """
+    landed = list_runs(workspace.landing)
+    key = workspace.pseudonym_key() if landed else b""
+    for folder in (workspace.lake, workspace.quarantine):
+        _private_folder(folder)
+    known = runs_in_lake(workspace)
+    added: list[RunCounts] = []
+    for site in sorted({r.site for r in landed} | {r.site for r in known}):
+        of_site = [r for r in landed if r.site == site]
+        context = _SiteContext(workspace, site, of_site, key)
+        valid = _forget_stale([r for r in known if r.site == site], of_site, context)
+        _remove_unmarked(context, {r.run for r in valid})
+        pending = [r for r in of_site if r.run not in {v.run for v in valid}]
+        for run in pending:
+            added.append(_bring_in(context, run, progress))
+    return LakeResult(tuple(added), tuple(runs_in_lake(workspace)))
+
+
+def runs_in_lake(workspace: Workspace) -> list[RunCounts]:
+    """The runs that are in the lake, oldest first. Raises LakeError if a run's counts cannot be read."""
+    found = []
+    for path in workspace.lake.glob("_runs/site=*/run=*.json"):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=RunCounts))
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            raise LakeError(
+                "the counts of a run in the lake cannot be read",
+                where=str(path),
+                advice="delete this file, the run is then brought in again",
+            ) from None
+    return sorted(found, key=lambda r: (r.run, r.site))
+
+
+class _SiteContext:
+    """The rules under which the resources of one site enter the lake, and the places they go to."""
+
+    def __init__(self, workspace: Workspace, site: str, runs: list[Run], key: bytes) -> None:
+        settings = workspace.settings
+        declared = settings.sites.get(site)
+        zone_name = declared.time_zone if declared else (runs[-1].manifest.time_zone if runs else "UTC")
+        self.site = site
+        self.lake: Path = workspace.lake
+        self.quarantine: Path = workspace.quarantine
+        self.zone = ZoneInfo(zone_name)
+        self.validation = settings.validation
+        self.mapping = Mapping(Pseudonymiser(key, site), self.zone, settings.birth_date)
+        rules = [LAKE_VERSION, zone_name, settings.birth_date, settings.validation]
+        self.fingerprint = "|".join(map(str, [*rules, key_fingerprint(key)]))
+
+    def table(self, resource_type: str, run: str) -> Path:
+        return self.lake / resource_type / f"site={self.site}" / f"run={run}.parquet"
+
+    def marker(self, run: str) -> Path:
+        return self.lake / "_runs" / f"site={self.site}" / f"run={run}.json"
+
+    def quarantined(self, run: str) -> Path:
+        return self.quarantine / f"site={self.site}" / f"run={run}.parquet"
+
+
+def _forget_stale(known: list[RunCounts], landed: list[Run], context: _SiteContext) -> list[RunCounts]:
+    """The site's runs that stay. If the rules changed none does; all must then be landed still."""
+    if not landed or all(r.fingerprint == context.fingerprint for r in known):
+        return known
+    gone = {r.run for r in known} - {r.run for r in landed}
+    if gone:
+        raise LakeError(
+            f"the site's settings or the pseudonym key changed, and {len(gone)} landed runs are gone",
+            where=f"site {context.site}",
+            advice="restore the landed runs, or the settings and the key of before",
+        )
+    for run in known:
+        context.marker(run.run).unlink()
+    return []
+
+
+def _remove_unmarked(context: _SiteContext, marked: set[str]) -> None:
+    """Files of runs without counts: a call that was killed left them."""
+    patterns = (
+        (context.lake, f"*/site={context.site}/run=*.parquet"),
+        (context.quarantine, f"site={context.site}/run=*.parquet"),
+    )
+    for folder, pattern in patterns:
+        for path in folder.glob(pattern):
+            if path.stem.removeprefix("run=") not in marked:
+                path.unlink()
+
+
+def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
+    aside = context.lake / f".site={context.site}.run={run.run}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    _private_folder(aside)
+    try:
+        total = sum(run.resources.values())
+        with progress.step(f"lake: {run.site}", total, "resources") as step:
+            reader = _RunReader(context, run, aside, step)
+            types = {t: reader.read(t) for t in run.types}
+        reader.finish()
+        types = {t: _store(context, run, aside, t, counts) for t, counts in types.items()}
+        _store_quarantine(context, run, aside)
+        counts = RunCounts(run.site, run.run, context.fingerprint, reader.landed_day, types)
+        _write_synced(context.marker(run.run), msgspec.json.encode(counts))
+        return counts
+    except duckdb.Error:
+        # DuckDB's messages print values: not even their text is passed on.
+        raise LakeError(
+            "the run could not be written into the lake",
+            where=f"site {run.site}, run {run.run}",
+            advice="check the disk's space and run it again",
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class _RunReader:
+    """Checks the lines of one run and writes rows and quarantine as NDJSON into the folder `aside`."""
+
+    def __init__(self, context: _SiteContext, run: Run, aside: Path, step: Step) -> None:
+        self._context, self._run, self._aside, self._step = context, run, aside, step
+        self._builder = RowBuilder(context.mapping)
+        self._encoder = msgspec.json.Encoder()
+        self.started_at = run.manifest.started_at.astimezone(UTC).replace(tzinfo=None)
+        self.landed_day = run.manifest.finished_at.astimezone(context.zone).date()
+        self._quarantine = (aside / "quarantine.ndjson").open("wb")
+
+    def read(self, resource_type: str) -> TypeCounts:
+        """Read all lines of a type. `stored` still counts what `_store` may find to be duplicates."""
+        lines = self._run.open(resource_type)
+        if resource_type in RESOURCES:
+            return self._read_mapped(resource_type, lines)
+        landed = 0
+        for landed, line in enumerate(lines, start=1):
+            if resource_type == UNREADABLE:
+                self._put_aside(resource_type, landed, line, RejectedError("not_json"), None)
+        self._step.advance(landed)
+        if resource_type == UNREADABLE:
+            return TypeCounts(landed, quarantined=landed)
+        return TypeCounts(landed, not_mapped=landed)
+
+    def _read_mapped(self, resource_type: str, lines: Any) -> TypeCounts:
+        counts: Counter[str] = Counter()
+        with (self._aside / f"{resource_type}.ndjson").open("wb") as out:
+            for number, line in enumerate(lines, start=1):
+                counts[self._take(resource_type, number, line, out)] += 1
+                if number % _TICK == 0:
+                    self._step.advance(_TICK)
+        landed = counts.total()
+        self._step.advance(landed % _TICK)
+        return TypeCounts(landed, stored=counts["stored"], quarantined=counts["quarantined"])
+
+    def _take(self, resource_type: str, number: int, line: bytes, out: IO[bytes]) -> str:
+        resource: ResourceIn | None = None
+        try:
+            digest = validate.content_hash(line)
+            resource = validate.decode(line, resource_type)
+            validate.refuse_unusable(resource)
+            row = self._builder.build(resource)
+            flags = list(self._builder.flags)
+            if validate.is_sampled(self._context.validation, digest):
+                found = validate.explain(line, resource_type)
+                if found and self._context.validation == "strict":
+                    raise RejectedError(found[0].rule, found[0].json_path)
+                flags += found
+        except RejectedError as refusal:
+            self._put_aside(resource_type, number, line, refusal, resource)
+            return "quarantined"
+        row |= {
+            "resource_id": self._context.mapping.pseudonyms.of(resource_type, resource.id or ""),
+            "site": self._context.site,
+            "run": self._run.run,
+            "line": number,
+            "updated_at": self._updated_at(resource),
+            "version_number": _version_number(resource),
+            "landed_day": self.landed_day,
+            "content_hash": digest,
+        }
+        for flag in flags:
+            self._flag(resource_type, number, row["resource_id"], flag)
+        out.write(self._encoder.encode(row) + b"\n")
+        return "stored"
+
+    def _updated_at(self, resource: ResourceIn) -> datetime:
+        """When this version was written, in UTC: what a server serves undated is as new as the run."""
+        text = resource.meta.lastUpdated if resource.meta else None
+        try:
+            at = datetime.fromisoformat(text) if text else None
+            return at.astimezone(UTC).replace(tzinfo=None) if at and at.tzinfo else self.started_at
+        except (ValueError, OverflowError):
+            return self.started_at
+
+    def _put_aside(
+        self,
+        resource_type: str,
+        number: int,
+        line: bytes,
+        refusal: RejectedError,
+        resource: ResourceIn | None,
+    ) -> None:
+        raw_id = resource.id if resource else validate.id_of(line)
+        pseudonym = self._context.mapping.pseudonyms.of(resource_type, raw_id) if raw_id else None
+        record: dict[str, Any] = {
+            **self._finding(resource_type, number, pseudonym, Flag(refusal.rule, refusal.json_path)),
+            "action": "reject",
+            "updated_at": self._updated_at(resource) if resource else self.started_at,
+            "version_number": _version_number(resource) if resource else -1,
+            "retires": validate.retires_earlier_versions(refusal.rule),
+        }
+        self._quarantine.write(self._encoder.encode(record) + b"\n")
+
+    def _flag(self, resource_type: str, number: int, pseudonym: str, flag: Flag) -> None:
+        record = self._finding(resource_type, number, pseudonym, flag)
+        record |= {"action": "flag", "retires": False}
+        self._quarantine.write(self._encoder.encode(record) + b"\n")
+
+    def _finding(self, resource_type: str, number: int, pseudonym: str | None, found: Flag) -> dict[str, Any]:
+        return {
+            "site": self._context.site,
+            "run": self._run.run,
+            "resource_type": resource_type,
+            "resource_pseudonym": pseudonym,
+            "rule": found.rule,
+            "json_path": found.json_path,
+            "line": number,
+        }
+
+    def finish(self) -> None:
+        self._quarantine.close()
+
+
+def _version_number(resource: ResourceIn) -> int:
+    """The versionId where it is a number, else -1: the standard makes it opaque, most servers count."""
+    text = resource.meta.versionId if resource.meta else None
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else -1
+
+
+def _store(
+    context: _SiteContext, run: Run, aside: Path, resource_type: str, counts: TypeCounts
+) -> TypeCounts:
+    """Write the new versions of one type as Parquet, leaving out what is stored already."""
+    target = context.table(resource_type, run.run)
+    if counts.stored == 0:
+        return counts
+    earlier = [str(p) for p in sorted(target.parent.glob("run=*.parquet"))]
+    columns = LAKE_TABLES[resource_type]
+    order = "updated_at, version_number, run, line"
+    seen = "select resource_id, updated_at, version_number, run, line, content_hash, false as is_new from "
+    with duckdb.connect() as connection:
+        source = connection.read_json(
+            str(aside / f"{resource_type}.ndjson"),
+            columns=columns,
+            format="newline_delimited",
+            maximum_object_size=_LONGEST_LINE,
+        )
+        source.create("incoming")
+        known = "incoming where false"
+        if earlier:
+            connection.read_parquet(earlier, hive_partitioning=False).create_view("earlier")
+            known = "earlier"
+        part = aside / f"{resource_type}.parquet"
+        connection.execute(
+            f"""
+            copy (
+                with versions as (
+                    {seen.replace("false", "true")} incoming union all {seen} {known}
+                ),
+                neighbours as (
+                    select run, line, is_new, content_hash,
+                        lag(content_hash) over (partition by resource_id order by {order}) as hash_before
+                    from versions
+                )
+                select incoming.* from incoming
+                join neighbours on neighbours.line = incoming.line and neighbours.is_new
+                where neighbours.hash_before is distinct from neighbours.content_hash
+                order by incoming.resource_id, incoming.line
+            ) to '{_quoted(part)}' (format parquet, compression zstd)
+            """  # noqa: S608 - names come from schema.py, the path is quoted
+        )
+        found = connection.read_parquet(str(part)).aggregate("count(*)").fetchone()
+    stored = int(found[0]) if found else 0
+    _private_folder(target.parent)
+    _move_synced(part, target)
+    return replace(counts, stored=stored, duplicate=counts.stored - stored)
+
+
+def _store_quarantine(context: _SiteContext, run: Run, aside: Path) -> None:
+    part = aside / "quarantine.parquet"
+    with duckdb.connect() as connection:
+        source = connection.read_json(
+            str(aside / "quarantine.ndjson"), columns=QUARANTINE_COLUMNS, format="newline_delimited"
+        )
+        source.order("resource_type, line, action, rule, json_path").write_parquet(
+            str(part), compression="zstd"
+        )
+    target = context.quarantined(run.run)
+    _private_folder(target.parent)
+    _move_synced(part, target)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _move_synced(part: Path, target: Path) -> None:
+    part.chmod(0o600)
+    with part.open("rb") as f:
+        os.fsync(f.fileno())
+    part.replace(target)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    _private_folder(path.parent)
+    part = path.with_suffix(".part")
+    with part.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    part.chmod(0o600)
+    part.replace(path)
+
+
+def _private_folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)

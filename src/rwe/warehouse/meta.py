@@ -1,0 +1,199 @@
+"""The tables `meta.*`: sites and runs, what became of every landed line, what the checks found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from rwe.config import Workspace
+from rwe.lake.write import RunCounts
+from rwe.landing import Run
+from rwe.study import Study
+from rwe.warehouse.models import Finding
+
+_TEXT, _INT, _AT = pa.string(), pa.int64(), pa.timestamp("us")
+
+
+def create(
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
+    runs: Sequence[RunCounts],
+    landed: Sequence[Run],
+) -> None:
+    """Create the schema `meta` and what is known before the models run."""
+    connection.execute("create schema meta")
+    _insert_sites(connection, workspace, runs, landed)
+    _insert_runs(connection, runs, landed)
+    _insert_reconciliation(connection, runs)
+    connection.execute(
+        """
+        create table meta.quarantine as
+        select site, run, resource_type, resource_pseudonym, rule, json_path, action, line
+        from lake.quarantine order by all
+        """
+    )
+    _comment(
+        connection, "quarantine", "One row a resource refused or flagged: by which rule, at which JSON path."
+    )
+
+
+def finish(
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    content_sha256: str,
+    code_version: str,
+    built_at: datetime,
+    studies: Sequence[Study],
+    findings: Sequence[Finding],
+) -> None:
+    """Write what is known after the models and checks ran."""
+    names = ", ".join(sorted(f"{s.name} {s.protocol.version}" for s in studies))
+    _table(
+        connection,
+        "build",
+        "One row: the identity of this database. content_sha256 is over the sorted rows of cohort.*.",
+        {"content_sha256": _TEXT, "code_version": _TEXT, "built_at": _AT, "studies": _TEXT},
+        [(content_sha256, code_version, _naive_utc(built_at), names)],
+    )
+    _table(
+        connection,
+        "quality",
+        "One row a check; rows is how many rows broke it.",
+        {"check": _TEXT, "severity": _TEXT, "rows": _INT, "message": _TEXT},
+        [dataclasses.astuple(f) for f in findings],
+    )
+    connection.execute("create table meta.codelist as select * from study.codelist")
+    _comment(connection, "codelist", "One row a code of a code list of a study.")
+    connection.execute(
+        """
+        create table meta.column as
+        select
+            c.schema_name as table_schema, c.table_name, t.comment as table_comment,
+            c.column_index as position, c.column_name, c.data_type, c.comment
+        from duckdb_columns() as c
+        join duckdb_tables() as t using (database_name, schema_name, table_name)
+        where c.database_name = current_database() and c.schema_name in ('study', 'staging', 'cohort', 'meta')
+        order by c.schema_name, c.table_name, c.column_index
+        """
+    )
+    _comment(connection, '"column"', "One row a column of a table: the data dictionary.")
+
+
+def _insert_sites(
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
+    runs: Sequence[RunCounts],
+    landed: Sequence[Run],
+) -> None:
+    zones = {r.site: r.manifest.time_zone for r in landed}
+    zones |= {name: site.time_zone for name, site in workspace.settings.sites.items()}
+    _table(
+        connection,
+        "site",
+        "One row a hospital. time_zone decides the day of instants written in Z.",
+        {"site": _TEXT, "time_zone": _TEXT},
+        [(site, zones.get(site)) for site in sorted({*zones, *(r.site for r in runs)})],
+    )
+
+
+def _insert_runs(
+    connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts], landed: Sequence[Run]
+) -> None:
+    by_name = {(r.site, r.run): r for r in landed}
+    rows: list[tuple[Any, ...]] = []
+    for r in runs:
+        run = by_name.get((r.site, r.run))
+        if run is None:
+            rows.append((r.site, r.run, None, None, None, None, None))
+            continue
+        server = run.manifest.server
+        software = " ".join(filter(None, (server.software, server.version))) if server else ""
+        updates = [datetime.fromisoformat(at) for at in run.manifest.last_updated.values() if at]
+        rows.append(
+            (
+                r.site,
+                r.run,
+                run.manifest.route,
+                software or None,
+                run.manifest_sha256,
+                _naive_utc(run.manifest.finished_at),
+                _naive_utc(max(updates)) if updates else None,
+            )
+        )
+    columns = {
+        "site": _TEXT,
+        "run": _TEXT,
+        "route": _TEXT,
+        "server_software": _TEXT,
+        "manifest_sha256": _TEXT,
+        "finished_at": _AT,
+        "last_updated_at": _AT,
+    }
+    _table(connection, "run", "One row a run in the lake; all moments are in UTC.", columns, rows)
+
+
+def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts]) -> None:
+    counts = [
+        (r.site, r.run, t, c.landed, c.duplicate, c.quarantined, c.not_mapped)
+        for r in runs
+        for t, c in sorted(r.types.items())
+    ]
+    columns = {"site": _TEXT, "run": _TEXT, "resource_type": _TEXT}
+    columns |= dict.fromkeys(("landed", "duplicate", "quarantined", "not_mapped"), _INT)
+    _register(connection, columns, counts)
+    connection.execute(
+        """
+        create table meta.reconciliation as
+        select
+            c.site, c.run, c.resource_type, c.landed,
+            coalesce(latest.stored, 0) as in_lake,
+            coalesce(every.stored, 0) - coalesce(latest.stored, 0) as superseded,
+            c.duplicate, c.quarantined, c.not_mapped
+        from incoming_rows as c
+        left join lake.version as every
+            on every.site = c.site and every.run = c.run and every.resource_type = c.resource_type
+        left join lake.version as latest
+            on latest.site = c.site and latest.run = c.run
+            and latest.resource_type = c.resource_type || '_latest'
+        order by c.site, c.run, c.resource_type
+        """
+    )
+    connection.unregister("incoming_rows")
+    _comment(
+        connection,
+        "reconciliation",
+        "One row a run and type: landed = in_lake + superseded + duplicate + quarantined + not_mapped.",
+    )
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    comment: str,
+    columns: dict[str, pa.DataType],
+    rows: Sequence[tuple[Any, ...]],
+) -> None:
+    _register(connection, columns, rows)
+    connection.execute(f"create table meta.{name} as select * from incoming_rows")  # noqa: S608
+    connection.unregister("incoming_rows")
+    _comment(connection, name, comment)
+
+
+def _register(
+    connection: duckdb.DuckDBPyConnection, columns: dict[str, pa.DataType], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    data = [pa.array([r[i] for r in rows], type=t) for i, t in enumerate(columns.values())]
+    connection.register("incoming_rows", pa.Table.from_arrays(data, names=list(columns)))
+
+
+def _comment(connection: duckdb.DuckDBPyConnection, name: str, comment: str, kind: str = "table") -> None:
+    connection.execute(f"comment on {kind} meta.{name} is '{comment.replace(chr(39), chr(39) * 2)}'")
+
+
+def _naive_utc(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(tzinfo=None)

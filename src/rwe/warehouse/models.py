@@ -1,0 +1,212 @@
+"""The SQL runner: one model a file, one table a model, ordered by what they read.
+
+`sql/cohort/survival.sql` is a SELECT; its result becomes the table `cohort.survival`. The comment at its top
+says what one row is and becomes the table's comment; the comment behind a column of its last SELECT becomes
+the column's. A check (`sql/checks/`) is a SELECT that must return no row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+
+from rwe.errors import BuildError, RweError
+
+#: The folders that hold models, each a schema of the database.
+MODEL_SCHEMAS = ("staging", "cohort")
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A table and the SELECT that makes it. `reads` are the tables it names, as `schema.table`."""
+
+    name: str
+    query: str
+    comment: str
+    columns: dict[str, str]
+    reads: frozenset[str]
+
+    @property
+    def schema(self) -> str:
+        return self.name.split(".", maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A SELECT that must return no row, and what it means if it does."""
+
+    name: str
+    query: str
+    severity: Severity
+    message: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; `rows` is how many rows broke it, 0 if none did."""
+
+    check: str
+    severity: Severity
+    rows: int
+    message: str
+
+
+def load_models(root: Path) -> list[Model]:
+    """The models under `root`, each after those it reads.
+
+    Raises RweError if a file does not parse, has no comment at its top, or models read each other in a
+    circle.
+    """
+    models = {
+        m.name: m
+        for schema in MODEL_SCHEMAS
+        for path in sorted((root / schema).glob("*.sql"))
+        for m in [_read_model(schema, path)]
+    }
+    graph = {name: m.reads & models.keys() for name, m in models.items()}
+    try:
+        return [models[name] for name in TopologicalSorter(graph).static_order()]
+    except CycleError as e:
+        raise RweError(f"SQL models read each other in a circle: {', '.join(e.args[1])}") from None
+
+
+def load_checks(root: Path) -> list[Check]:
+    """The checks under `root`/checks, by name. Raises RweError if one does not say severity and message."""
+    return [_read_check(path) for path in sorted((root / "checks").glob("*.sql"))]
+
+
+def create_schemas(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the schemas that models are made in."""
+    for schema in MODEL_SCHEMAS:
+        connection.execute(f"create schema if not exists {schema}")
+
+
+def run_model(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
+    """Make the model's table with its comments; returns its number of rows. Raises BuildError."""
+    try:
+        made = f"create table {model.name} as select * from ({model.query}) as made order by all"  # noqa: S608
+        connection.execute(made)
+        _comment(connection, "table", model.name, model.comment)
+        for column, comment in model.columns.items():
+            _comment(connection, "column", f'{model.name}."{column}"', comment)
+        found = connection.execute(f"select count(*) from {model.name}").fetchone()  # noqa: S608
+    except duckdb.Error as e:
+        # The text of a DuckDB error can print a value; its class cannot.
+        raise BuildError(
+            f"the model failed ({type(e).__name__})", where=f"sql/{model.name.replace('.', '/')}.sql"
+        ) from e
+    return int(found[0]) if found else 0
+
+
+def run_check(connection: duckdb.DuckDBPyConnection, check: Check) -> Finding:
+    """Count the rows that break a check. Raises BuildError if it cannot run."""
+    try:
+        found = connection.execute(f"select count(*) from ({check.query}) as broken").fetchone()  # noqa: S608
+    except duckdb.Error as e:
+        raise BuildError(
+            f"the check failed ({type(e).__name__})", where=f"sql/checks/{check.name}.sql"
+        ) from e
+    return Finding(check.name, check.severity, int(found[0]) if found else 0, check.message)
+
+
+def portability_problems(query: str) -> list[str]:
+    """What in a model would mean something else on Spark, or nothing (ARCHITECTURE, decision 4)."""
+    tree = sqlglot.parse_one(query, dialect="duckdb")
+    problems = [reason for kind, reason in _NOT_PORTABLE if tree.find(kind)]
+    for cast_ in tree.find_all(exp.Cast):
+        if isinstance(cast_.parent, exp.Unnest):
+            problems.append("a cast inside unnest")
+    for join in tree.find_all(exp.Join):
+        if join.side and isinstance(join.this, exp.Unnest):
+            problems.append("left join unnest")
+        if (join.method or "").upper() == "ASOF":
+            problems.append("asof join")
+    for difference in tree.find_all(exp.DateDiff):
+        unit = difference.args.get("unit")
+        if unit is None or unit.name.lower() != "day":
+            problems.append("date_diff of another unit than day")
+    for union in tree.find_all(exp.SetOperation):
+        if union.args.get("by_name"):
+            problems.append("union by name")
+    for operation in [*tree.find_all(exp.Add), *tree.find_all(exp.Sub)]:
+        if any(_is_date(side) for side in (operation.left, operation.right)):
+            problems.append("arithmetic on a date")
+    return sorted(set(problems))
+
+
+_NOT_PORTABLE: tuple[tuple[type[exp.Expression], str], ...] = (
+    (exp.TryCast, "try_cast"),
+    (exp.PercentileCont, "percentile_cont"),
+    (exp.Quantile, "quantile"),
+    (exp.Median, "median"),
+    (exp.Bracket, "a list subscript"),
+    (exp.Lambda, "a lambda"),
+    (exp.Parameter, "a parameter"),
+    (exp.Placeholder, "a placeholder"),
+)
+
+
+def _is_date(side: Any) -> bool:
+    named_date = isinstance(side, exp.Column) and side.name.endswith(("_date", "_first_day", "_last_day"))
+    return named_date or isinstance(side, exp.Interval)
+
+
+def _read_model(schema: str, path: Path) -> Model:
+    text = path.read_text(encoding="utf-8")
+    comment = _leading_comment(text)
+    if not comment:
+        raise RweError("the model has no comment that says what one row is", where=str(path))
+    tree = _parse(text, path)
+    columns = {
+        column.alias_or_name: " ".join(" ".join(column.comments or ()).split())
+        for column in tree.selects
+        if column.comments
+    }
+    common = {cte.alias for cte in tree.find_all(exp.CTE)}
+    reads = {f"{t.db}.{t.name}" for t in tree.find_all(exp.Table) if t.db or t.name not in common}
+    query = text.strip().removesuffix(";")
+    return Model(f"{schema}.{path.stem}", query, comment, columns, frozenset(reads))
+
+
+def _read_check(path: Path) -> Check:
+    text = path.read_text(encoding="utf-8")
+    _parse(text, path)
+    fields = dict(re.findall(r"^-- (severity|message): (.+)$", text, flags=re.MULTILINE))
+    if fields.get("severity") not in {"error", "warning"} or "message" not in fields:
+        raise RweError("the check does not say its severity and message", where=str(path))
+    severity = cast("Severity", fields["severity"])
+    return Check(path.stem, text.strip().removesuffix(";"), severity, fields["message"].strip())
+
+
+def _parse(text: str, path: Path) -> exp.Query:
+    try:
+        tree = sqlglot.parse_one(text, dialect="duckdb")
+    except sqlglot.errors.ParseError as e:
+        line = e.errors[0].get("line") if e.errors else None
+        raise RweError(f"the SQL does not parse, line {line}", where=str(path)) from e
+    if not isinstance(tree, exp.Query):
+        raise RweError("the file is not one SELECT", where=str(path))
+    return tree
+
+
+def _leading_comment(text: str) -> str:
+    lines: Sequence[str] = text.lstrip().splitlines()
+    words = []
+    for line in lines:
+        if not line.startswith("--"):
+            break
+        words.append(line.removeprefix("--").strip())
+    return " ".join(words).strip()
+
+
+def _comment(connection: duckdb.DuckDBPyConnection, kind: str, target: str, comment: str) -> None:
+    connection.execute(f"comment on {kind} {target} is '{comment.replace(chr(39), chr(39) * 2)}'")
