@@ -1,0 +1,238 @@
+"""The protocol in words: target trial beside its emulation (TARGET 2025, items 6 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rwe.evidence.contract import Evidence
+from rwe.report.formats import count, humanise, inside, listing
+from rwe.report.words import ANALYSES, adjustment, names_of, primary_estimate
+from rwe.study import (
+    AgeCovariate,
+    AgeCriterion,
+    CalendarCovariate,
+    Covariate,
+    Criterion,
+    EventCriterion,
+    ObservationCovariate,
+    PeriodCriterion,
+    Protocol,
+    SexCovariate,
+    ValueCriterion,
+    Window,
+)
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of the protocol: what the trial would do, and what these data do instead."""
+
+    name: str
+    trial: tuple[str, ...]
+    emulation: tuple[str, ...]
+
+
+def specification(evidence: Evidence, protocol: Protocol) -> list[Element]:
+    """Every element of the target trial in the order of TARGET 2025."""
+    return [
+        _eligibility(evidence, protocol),
+        _time_zero(protocol),
+        _strategies(evidence, protocol),
+        _assignment(evidence, protocol),
+        _outcome(protocol),
+        _follow_up(protocol),
+        _intercurrent(protocol),
+        _contrast(evidence, protocol),
+        _covariates(protocol),
+    ]
+
+
+def window_words(window: Window) -> str:
+    """A window in days relative to time zero."""
+    start, end = window.from_day, window.to_day
+    if start is None and end is None:
+        return "at any time"
+    if start is None:
+        return f"up to day {_day(end)}"
+    return f"from day {_day(start)} on" if end is None else f"from day {_day(start)} to day {_day(end)}"
+
+
+def _day(day: int | None) -> str:
+    return str(day).replace("-", "\u2212")
+
+
+def _bounds(low: object, high: object, unit: str = "") -> str:
+    if low is None and high is None:
+        return "of any value"
+    if high is None:
+        return f"at least {low}{unit}"
+    return f"at most {high}{unit}" if low is None else f"{low} to {high}{unit}"
+
+
+def _plain(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
+
+
+def criterion_words(criterion: Criterion) -> str:
+    """One eligibility criterion as a clause."""
+    match criterion:
+        case AgeCriterion():
+            return "Age at time zero " + _bounds(
+                _plain(criterion.min_years), _plain(criterion.max_years), " years"
+            )
+        case EventCriterion():
+            be = "Recorded" if criterion.must_be == "present" else "Not recorded"
+            what = f"{criterion.kind} of code list {humanise(criterion.codelist)}"
+            return f"{be}: {what}, {window_words(criterion.window)}"
+        case ValueCriterion():
+            bounds = _bounds(_plain(criterion.min_value), _plain(criterion.max_value))
+            return f"{humanise(criterion.codelist)} {bounds}, nearest value {window_words(criterion.window)}"
+        case PeriodCriterion():
+            if criterion.not_before is None:
+                return f"Time zero not after {criterion.not_after}"
+            until = f" and not after {criterion.not_after}" if criterion.not_after else ""
+            return f"Time zero not before {criterion.not_before}{until}"
+
+
+def _eligibility(evidence: Evidence, protocol: Protocol) -> Element:
+    rules = [criterion_words(c) for c in protocol.eligibility]
+    washout = protocol.new_user_washout
+    if washout:
+        reach = f"in the {washout.days} days before" if washout.days else "at any time before"
+        rules.append(f"New users: no {humanise(protocol.exposure.codelist)} {reach} time zero")
+    return Element(
+        "Eligibility",
+        tuple(rules) or ("Everyone with the index event",),
+        (f"Read off coded records; {count(evidence.cohort.n)} patients are left (see attrition)",),
+    )
+
+
+def _time_zero(protocol: Protocol) -> Element:
+    index = protocol.index_event
+    return Element(
+        "Time zero",
+        (f"The {index.occurrence} event of code list “{humanise(index.codelist)}” (day 0)",),
+        (
+            f"Earliest record in {listing(list(index.sources), 'or')}; records within "
+            f"{index.same_event_days} days are one event",
+        ),
+    )
+
+
+def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
+    treated, control = protocol.strategies.treated, protocol.strategies.control
+    unless = ", unless the disease has progressed first" if treated.unless_progressed else ""
+    exposure = protocol.exposure
+    emulation = [
+        f"A start is the first record of code list {humanise(exposure.codelist)} by "
+        f"{listing(list(exposure.tiers), 'or')}",
+        "Patients count as unexposed until the day they start, and as exposed after it",
+    ]
+    if treated.unless_progressed:
+        salvage = evidence.cohort.started_after_progression
+        emulation.append(f"{count(salvage)} started after progression: salvage, not counted as started")
+    if all(e.parameters.grace_days is None for e in evidence.estimates):
+        emulation.append("No estimate of this report applies the grace period: exposure follows the start")
+    return Element(
+        "Treatment strategies",
+        (
+            f"{treated.label}: start by day {treated.grace_days} (inclusive){unless}",
+            f"{control.label}: no start by day {treated.grace_days}",
+        ),
+        tuple(emulation),
+    )
+
+
+def _assignment(evidence: Evidence, protocol: Protocol) -> Element:
+    primary = primary_estimate(evidence)
+    names = names_of(protocol)
+    given = [inside(names.covariate(n)) for n in primary.parameters.adjusted_for] if primary else []
+    assumed = (
+        f"Not at random. Taken as comparable given {listing(given)}"
+        if given
+        else "Not at random, and the primary analysis adjusts for nothing"
+    )
+    return Element("Assignment", ("At random at time zero, not blinded",), (assumed,))
+
+
+def _outcome(protocol: Protocol) -> Element:
+    outcome = protocol.outcome
+    undated = {
+        "exclude": "A death on no known day: the patient is excluded",
+        "last_contact": "A death on no known day is placed on the last contact",
+    }
+    partial = {
+        "exclude": "A death known only to the month or year: the patient is excluded",
+        "midpoint": "A death known only to the month or year is placed in its middle, "
+        "not before the last contact",
+    }
+    return Element(
+        "Outcome",
+        (f"{humanise(outcome.name).capitalize()}: death from any cause",),
+        (undated[outcome.death_without_date], partial[outcome.incomplete_death_date]),
+    )
+
+
+def _follow_up(protocol: Protocol) -> Element:
+    rules = {
+        "last_activity": "The living are censored at their last recorded care",
+        "data_cutoff": f"The living are censored at the data cut-off {protocol.censoring.data_cutoff}",
+    }
+    return Element(
+        "Follow-up", ("From time zero to death or loss to follow-up",), (rules[protocol.censoring.rule],)
+    )
+
+
+def _intercurrent(protocol: Protocol) -> Element:
+    handling = {
+        "treatment_policy": "follow-up goes on whatever happens (treatment policy)",
+        "composite": "counts as the outcome (composite)",
+    }
+    events = tuple(
+        f"{humanise(e.name).capitalize()}: {handling[e.handling]}" for e in protocol.intercurrent_events
+    )
+    sources = tuple(
+        f"{humanise(e.name).capitalize()}: code list {humanise(e.codelist)} "
+        f"in {listing(list(e.sources), 'or')}"
+        for e in protocol.intercurrent_events
+    )
+    return Element("Intercurrent events", events or ("None named",), sources or ("None looked for",))
+
+
+def _contrast(evidence: Evidence, protocol: Protocol) -> Element:
+    primary = primary_estimate(evidence)
+    how = "No primary analysis was asked for or obtained"
+    if primary is not None:
+        kind = f" ({primary.effect_type} effect)" if primary.effect_type else ""
+        how = f"{ANALYSES[primary.analysis]}, {adjustment(primary.parameters, names_of(protocol))}{kind}"
+    extra = []
+    if protocol.landmarks:
+        extra.append("Landmarks: days " + listing([str(d) for d in protocol.landmarks]))
+    if protocol.horizons:
+        extra.append("Horizons: days " + listing([str(d) for d in protocol.horizons]))
+    return Element("Contrast and analysis", ("Hazard of death between the strategies",), (how, *extra))
+
+
+def _covariates(protocol: Protocol) -> Element:
+    return Element(
+        "Covariates",
+        tuple(c.label for c in protocol.covariates) or ("None",),
+        tuple(_covariate_words(c) for c in protocol.covariates) or ("None",),
+    )
+
+
+def _covariate_words(covariate: Covariate) -> str:
+    match covariate:
+        case AgeCovariate():
+            how = "(index − birth) / 365.25, not floored"
+        case SexCovariate():
+            how = "administrative gender, " + ", ".join(f"{k} {v:g}" for k, v in covariate.values.items())
+        case ObservationCovariate():
+            log = ", natural logarithm" if covariate.transform == "log" else ""
+            nearest = "value nearest to time zero"
+            how = f"{humanise(covariate.codelist)}, {nearest}, {window_words(covariate.window)}{log}"
+        case CalendarCovariate():
+            how = f"years from {covariate.origin} to time zero"
+        case _:
+            how = "last known disease status; changes over time"
+    return f"{covariate.label}: {how}"

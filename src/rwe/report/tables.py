@@ -1,0 +1,363 @@
+"""The rows of the report's tables, ready to print. Formatting only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rwe.evidence.contract import BaselineRow, CodelistEntry, Estimate, Evidence
+from rwe.report import formats
+from rwe.report.formats import NOT_ESTIMABLE, count, decimal, humanise, interval, listing, p_value, percent
+from rwe.report.words import ANALYSES, BIAS, ESTIMANDS, Names, description, names_of
+from rwe.study import Protocol, SexCovariate
+
+IMBALANCE = 0.1
+"""A standardised mean difference beyond this is commonly read as imbalance (Austin 2009)."""
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    label: str
+    value: str
+    detail: str
+
+
+def key_numbers(evidence: Evidence, names: Names) -> list[KeyNumber]:
+    """What a reader asks first: how many, how many died, where, how long, how fresh."""
+    cohort = evidence.cohort
+    started = cohort.n_by_strategy.get(names.treated)
+    deaths = cohort.deaths_by_strategy.get(names.treated)
+    median = cohort.median_follow_up_days
+    cutoff = evidence.refresh.data_cutoff
+    return [
+        KeyNumber("Patients", count(cohort.n), "" if started is None else f"{count(started)} ever started"),
+        KeyNumber(
+            "Deaths",
+            count(sum(cohort.deaths_by_strategy.values())),
+            "" if deaths is None else f"{count(deaths)} while exposed",
+        ),
+        KeyNumber("Sites", count(len(evidence.sites)), listing([s.name for s in evidence.sites])),
+        KeyNumber(
+            "Median follow-up",
+            formats.months(median),
+            "reverse Kaplan–Meier" if median is None else f"{median:g} days, reverse Kaplan–Meier",
+        ),
+        KeyNumber(
+            "Refreshed",
+            evidence.refresh.created_at.date().isoformat(),
+            f"data up to {cutoff}" if cutoff else "data cut-off not stated",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class FollowUpRow:
+    """Exposure-time view of one strategy. `started` counts patients; days and deaths follow exposure."""
+
+    strategy: str
+    started: str
+    person_days: str
+    person_years: str
+    deaths: str
+
+
+def follow_up(evidence: Evidence, names: Names) -> list[FollowUpRow]:
+    """Patients by ever started, person-time and deaths by exposure at the time."""
+    c = evidence.cohort
+    found = [*c.n_by_strategy, *c.person_days_by_strategy, *c.deaths_by_strategy]
+    rows = []
+    for name in names.strategy_order(found):
+        n, deaths = c.n_by_strategy.get(name), c.deaths_by_strategy.get(name)
+        person_days = c.person_days_by_strategy.get(name)
+        rows.append(
+            FollowUpRow(
+                names.strategy(name),
+                "not recorded" if n is None else count(n),
+                "not recorded" if person_days is None else count(round(person_days)),
+                "not recorded" if person_days is None else f"{person_days / 365.25:.1f}",
+                "not recorded" if deaths is None else count(deaths),
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class EndRow:
+    reason: str
+    patients: str
+    share: str
+
+
+_END_REASONS = {
+    "death": "Death",
+    "last_activity": "Alive at the last recorded care",
+    "data_cutoff": "Alive at the data cut-off",
+}
+
+
+def ends(evidence: Evidence) -> list[EndRow]:
+    """Why follow-up ended, most frequent first."""
+    reasons = sorted(evidence.cohort.end_of_follow_up.items(), key=lambda item: (-item[1], item[0]))
+    n = evidence.cohort.n
+    return [
+        EndRow(
+            _END_REASONS.get(r, humanise(r).replace(":", ": ")),
+            count(k),
+            percent(k / n) if n else NOT_ESTIMABLE,
+        )
+        for r, k in reasons
+    ]
+
+
+@dataclass(frozen=True)
+class BaselineLine:
+    """One line of table 1. `label` is blank on all but a variable's first line."""
+
+    label: str
+    statistic: str
+    cells: tuple[str, ...]
+    smd: str
+    smd_after: str
+    is_imbalanced: bool
+
+
+@dataclass(frozen=True)
+class BaselineTable:
+    columns: tuple[str, ...]
+    lines: tuple[BaselineLine, ...]
+    has_smd_after: bool
+
+
+def baseline(evidence: Evidence, protocol: Protocol) -> BaselineTable:
+    """Table 1 by strategy (ever started), standardised mean differences beside it.
+
+    A level with a mean carries the mean of its coded values over all `n` known; a level without one carries
+    its own patients as `n`. The mean is a share only where the level alone is coded 1 and the others 0.
+    """
+    names = names_of(protocol)
+    binary = _coded_0_1(protocol)
+    arms = names.strategy_order([r.strategy for r in evidence.baseline])
+    totals = evidence.cohort.n_by_strategy
+    columns = tuple(names.strategy(a) + (f" (n = {count(totals[a])})" if a in totals else "") for a in arms)
+    lines: list[BaselineLine] = []
+    for variable in dict.fromkeys(r.variable for r in evidence.baseline):
+        lines += _variable(
+            [r for r in evidence.baseline if r.variable == variable], arms, totals, variable in binary
+        )
+    has_after = any(r.smd_after is not None for r in evidence.baseline)
+    return BaselineTable(columns, tuple(lines), has_after)
+
+
+def _coded_0_1(protocol: Protocol) -> set[str]:
+    sexes = [c for c in protocol.covariates if isinstance(c, SexCovariate)]
+    return {c.name for c in sexes if sorted(c.values.values()) in ([0.0, 1.0], [0.0, 0.0, 1.0])}
+
+
+def _variable(
+    rows: list[BaselineRow], arms: list[str], totals: dict[str, int], is_binary: bool
+) -> list[BaselineLine]:
+    """The lines of one variable: its statistics or levels, then what is missing."""
+    kinds: list[tuple[str, tuple[str, ...], float | None, float | None]] = []
+    for level in dict.fromkeys(r.level for r in rows):
+        here = {r.strategy: r for r in rows if r.level == level}
+        found = [here.get(a) for a in arms]
+        smd = next((r.smd_before for r in here.values() if r.smd_before is not None), None)
+        after = next((r.smd_after for r in here.values() if r.smd_after is not None), None)
+        if level is None:
+            kinds.append(("mean (SD)", tuple(map(_mean, found)), smd, after))
+            kinds.append(("median [quartiles]", tuple(map(_median, found)), None, None))
+        else:
+            is_coded = any(r is not None and r.mean is not None for r in found)
+            kind = f"{humanise(level)}, mean code (SD)" if is_coded and not is_binary else humanise(level)
+            cells = tuple(_mean(r) if is_coded and not is_binary else _share(r, totals) for r in found)
+            kinds.append((kind, cells, smd, after))
+    missing = {r.strategy: r.missing for r in rows}
+    if any(missing.values()):
+        kinds.append(("missing", tuple(count(missing[a]) if a in missing else "" for a in arms), None, None))
+    return [
+        BaselineLine(
+            label=rows[0].label if i == 0 else "",
+            statistic=statistic,
+            cells=cells,
+            smd=decimal(smd) if i == 0 or smd is not None else "",
+            smd_after=decimal(after) if i == 0 or after is not None else "",
+            is_imbalanced=smd is not None and abs(smd) > IMBALANCE,
+        )
+        for i, (statistic, cells, smd, after) in enumerate(kinds)
+    ]
+
+
+def _share(row: BaselineRow | None, totals: dict[str, int]) -> str:
+    if row is None:
+        return ""
+    if row.mean is not None:
+        return f"{percent(row.mean)} of {count(row.n)}"
+    known = totals.get(row.strategy, 0) - row.missing
+    return f"{count(row.n)} ({percent(row.n / known)})" if known >= row.n and known > 0 else count(row.n)
+
+
+def _mean(row: BaselineRow | None) -> str:
+    if row is None:
+        return ""
+    return NOT_ESTIMABLE if row.mean is None else f"{row.mean:.2f} ({decimal(row.sd)})"
+
+
+def _median(row: BaselineRow | None) -> str:
+    if row is None:
+        return ""
+    if row.median is None:
+        return NOT_ESTIMABLE
+    return f"{row.median:.2f} [{decimal(row.q1)}, {decimal(row.q3)}]"
+
+
+@dataclass(frozen=True)
+class EstimateRow:
+    """One estimate. `arms` holds patients / deaths (and expected deaths) by strategy, in order."""
+
+    number: int
+    analysis: str
+    detail: str
+    site: str
+    role: str
+    everyone: str
+    arms: tuple[str, ...]
+    quantity: str
+    value: str
+    interval: str
+    p: str
+    error: str
+    status: str
+    is_primary: bool
+    is_biased: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EstimateTable:
+    strategies: tuple[str, ...]
+    rows: tuple[EstimateRow, ...]
+
+
+def estimates(evidence: Evidence, names: Names) -> EstimateTable:
+    """Every estimate of the evidence, in its order; none is left out."""
+    found = [s for e in evidence.estimates for s in (*e.n_by_strategy, *e.events_by_strategy)]
+    arms = names.strategy_order(found)
+    rows = [_estimate(i, e, names, arms) for i, e in enumerate(evidence.estimates, start=1)]
+    return EstimateTable(tuple(names.strategy(a) for a in arms), tuple(rows))
+
+
+def natural(e: Estimate, value: float | None) -> str:
+    """A value on the estimand's own scale."""
+    match e.estimand:
+        case "hazard_ratio":
+            return formats.ratio(value)
+        case "median_days":
+            return formats.days(value)
+        case "survival":
+            return percent(value, 1)
+        case _:
+            return decimal(value)
+
+
+def _estimate(number: int, e: Estimate, names: Names, arms: list[str]) -> EstimateRow:
+    bias = [BIAS] if e.is_biased else []
+    state = [humanise(e.status)] if e.status != "ok" or not bias else []
+    return EstimateRow(
+        number=number,
+        analysis=ANALYSES[e.analysis],
+        detail="; ".join(part for part in (description(e, names), e.method) if part not in ("", "refused")),
+        site="All sites" if e.site is None else f"Site {e.site}",
+        role="post hoc" if e.role == "posthoc" else e.role,
+        everyone=f"{count(e.n)} / {count(e.events)}",
+        arms=tuple(_arm(e, a) for a in arms),
+        quantity=_quantity(e, names),
+        value=natural(e, e.estimate),
+        interval=_limits(e),
+        p="" if e.p_value is None else p_value(e.p_value),
+        error=_error(e),
+        status="; ".join([*state, *bias]),
+        is_primary=e.role == "primary" and e.site is None,
+        is_biased=e.is_biased,
+        warnings=tuple(e.warnings),
+    )
+
+
+def _arm(e: Estimate, strategy: str) -> str:
+    n, deaths = e.n_by_strategy.get(strategy), e.events_by_strategy.get(strategy)
+    if n is None and deaths is None:
+        return ""
+    shown = " / ".join("?" if k is None else count(k) for k in (n, deaths))
+    expected = (e.expected_by_strategy or {}).get(strategy)
+    return shown if expected is None else f"{shown} ({expected:.1f} expected)"
+
+
+def _quantity(e: Estimate, names: Names) -> str:
+    """The estimand; its contrast only where it is not treated against control."""
+    kind = f", {e.effect_type}" if e.effect_type else ""
+    strategy, reference = e.contrast.strategy, e.contrast.reference
+    if (strategy, reference) == (names.treated, names.control):
+        return ESTIMANDS[e.estimand] + kind
+    against = f" against {names.strategy(reference)}" if reference else ""
+    return f"{ESTIMANDS[e.estimand]}{kind}: {names.strategy(strategy)}{against}"
+
+
+def _limits(e: Estimate) -> str:
+    if e.ci_level is None and e.ci_low is None and e.ci_high is None:
+        return ""
+    text = f"{formats.level(e.ci_level)} {interval(natural(e, e.ci_low), natural(e, e.ci_high))}"
+    return f"{text} ({humanise(e.ci_method)})" if e.ci_method else text
+
+
+def _error(e: Estimate) -> str:
+    parts = []
+    if e.se is not None:
+        kind = ", ".join(w for w in (e.variance_method, e.se_scale and f"{e.se_scale} scale") if w)
+        parts.append(f"SE {e.se:.4g}" + (f" ({kind})" if kind else ""))
+    if e.variance is not None:
+        parts.append(f"variance of O − E {e.variance:.4g}")
+    if e.df is not None:
+        parts.append(f"df {e.df:g}")
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class CoefficientRow:
+    model: int
+    name: str
+    estimate: str
+    se: str
+
+
+def coefficients(evidence: Evidence, names: Names) -> list[CoefficientRow]:
+    """All coefficients of all models, by the number of their estimate."""
+    return [
+        CoefficientRow(i, names.covariate(c.name), decimal(c.estimate, 4), decimal(c.se, 4))
+        for i, e in enumerate(evidence.estimates, start=1)
+        for c in e.coefficients
+    ]
+
+
+@dataclass(frozen=True)
+class CodelistTable:
+    name: str
+    entries: tuple[CodelistEntry, ...]
+
+
+def codelists(evidence: Evidence) -> list[CodelistTable]:
+    """The codes, list by list."""
+    groups: dict[str, list[CodelistEntry]] = {}
+    for entry in evidence.codelists:
+        groups.setdefault(entry.codelist, []).append(entry)
+    return [CodelistTable(name, tuple(entries)) for name, entries in groups.items()]
+
+
+def resource_types(evidence: Evidence) -> list[str]:
+    """All resource types any site has, by name: the columns of the table of sites."""
+    return sorted({t for s in evidence.sites for t in s.resources})
+
+
+OPTIONAL_SECTIONS = ("diagnostics", "synthesis", "history", "kinetics", "safety", "bias_autopsy")
+
+
+def sections_not_shown(evidence: Evidence) -> list[str]:
+    """Optional sections that the evidence holds and this page has no place for: named, not dropped."""
+    return [humanise(s) for s in OPTIONAL_SECTIONS if getattr(evidence, s) is not None]

@@ -1,0 +1,224 @@
+"""Names and sentences: how the report says what the evidence holds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from rwe.errors import EvidenceError
+from rwe.evidence.contract import AnalysisKind, Estimate, Evidence, Parameters
+from rwe.report.formats import (
+    NOT_ESTIMABLE,
+    count,
+    humanise,
+    inside,
+    interval,
+    level,
+    listing,
+    percent,
+    ratio,
+    sentence,
+)
+from rwe.study import Protocol
+
+ANALYSES: dict[AnalysisKind, str] = {
+    "naive_kaplan_meier": "Naive Kaplan–Meier",
+    "naive_logrank": "Naive log-rank test",
+    "naive_cox": "Naive Cox model",
+    "landmark_kaplan_meier": "Landmark Kaplan–Meier",
+    "landmark_logrank": "Landmark log-rank test",
+    "landmark_cox": "Landmark Cox model",
+    "mantel_byar": "Mantel–Byar test",
+    "simon_makuch": "Simon–Makuch curves",
+    "time_dependent_cox": "Time-dependent Cox model",
+}
+ESTIMANDS = {
+    "hazard_ratio": "Hazard ratio",
+    "chi_square": "χ²",
+    "median_days": "Median survival",
+    "survival": "Survival",
+}
+BIAS = "biased: immortal time"
+WHY_BIASED = "because patients had to live long enough to start: immortal time"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The readable names of a protocol's strategies and covariates; an unknown name stands as words."""
+
+    treated: str
+    control: str
+    strategies: dict[str, str]
+    covariates: dict[str, str]
+
+    def strategy(self, name: str) -> str:
+        return self.strategies.get(name, humanise(name))
+
+    def covariate(self, name: str) -> str:
+        return self.covariates.get(name, humanise(name))
+
+    def strategy_order(self, found: list[str]) -> list[str]:
+        """The treated strategy, the control, then whatever else was found, each once."""
+        known = [n for n in (self.treated, self.control) if n in found]
+        return known + [n for n in dict.fromkeys(found) if n not in known]
+
+
+def protocol_of(evidence: Evidence) -> Protocol:
+    """The protocol inside the evidence. Raises EvidenceError if this version cannot read it."""
+    try:
+        return Protocol.model_validate(evidence.protocol)
+    except ValidationError as e:
+        field = ".".join(str(part) for part in e.errors(include_input=False, include_url=False)[0]["loc"])
+        raise EvidenceError(
+            f"the protocol inside the evidence cannot be read at {field or 'its top'}",
+            where=evidence.study.name,
+            advice="analyse the study again with this version of rwe",
+        ) from e
+
+
+def names_of(protocol: Protocol) -> Names:
+    treated, control = protocol.strategies.treated, protocol.strategies.control
+    return Names(
+        treated=treated.name,
+        control=control.name,
+        strategies={treated.name: treated.label, control.name: control.label},
+        covariates={c.name: c.label for c in protocol.covariates},
+    )
+
+
+def analysis_name(analysis: str) -> str:
+    """A refusal's analysis in words: its kind may be followed by a place ("landmark_cox, day 60")."""
+    kind = re.match(r"[a-z_]*", analysis)
+    found = kind.group() if kind else ""
+    known: dict[str, str] = {k: v for k, v in ANALYSES.items()}
+    return known.get(found, humanise(found)) + analysis[len(found) :]
+
+
+def hazard_ratios(evidence: Evidence) -> list[Estimate]:
+    return [e for e in evidence.estimates if e.estimand == "hazard_ratio"]
+
+
+def primary_estimate(evidence: Evidence) -> Estimate | None:
+    """The primary hazard ratio over all sites, whether or not it has a number."""
+    found = [e for e in hazard_ratios(evidence) if e.role == "primary" and e.site is None]
+    return found[0] if found else None
+
+
+def naive_estimate(evidence: Evidence) -> Estimate | None:
+    """The naive hazard ratio over all sites; the unadjusted one if there are several."""
+    found = [e for e in hazard_ratios(evidence) if e.analysis == "naive_cox" and e.site is None]
+    return min(found, key=lambda e: len(e.parameters.adjusted_for), default=None)
+
+
+def ratio_with_interval(estimate: Estimate) -> str:
+    """0.71 (0.52 to 0.98), or why there is no such number."""
+    if estimate.estimate is None:
+        return NOT_ESTIMABLE
+    limits = interval(ratio(estimate.ci_low), ratio(estimate.ci_high))
+    return f"{ratio(estimate.estimate)} ({limits})"
+
+
+def _adjusted(parameters: Parameters, names: Names) -> str:
+    given = [inside(names.covariate(n)) for n in parameters.adjusted_for]
+    return f"adjusted for {listing(given)}" if given else "unadjusted"
+
+
+def _stratified(parameters: Parameters) -> str:
+    return "stratified by " + listing([humanise(n) for n in parameters.stratified_by])
+
+
+def adjustment(parameters: Parameters, names: Names) -> str:
+    """What a model holds besides the strategy: "adjusted for …; stratified by site"."""
+    parts = [_adjusted(parameters, names), *([_stratified(parameters)] if parameters.stratified_by else [])]
+    return "; ".join(parts)
+
+
+def description(estimate: Estimate, names: Names, primary: Estimate | None = None) -> str:
+    """What distinguishes an estimate from its neighbours, in one line.
+
+    Given the `primary` estimate, what it shares with that one is said shortly or left out.
+    """
+    p = estimate.parameters
+    parts = [] if p.landmark_day is None else [f"landmark day {p.landmark_day}"]
+    if estimate.analysis.endswith("_cox"):
+        is_other = primary is not None and estimate is not primary
+        as_primary = is_other and primary is not None and p.adjusted_for == primary.parameters.adjusted_for
+        parts.append("adjusted as primary" if as_primary and p.adjusted_for else _adjusted(p, names))
+    if p.stratified_by:
+        parts.append(_stratified(p))
+    parts += [] if p.grace_days is None else [f"grace {p.grace_days} days"]
+    parts += [] if p.time_days is None else [f"at day {p.time_days}"]
+    parts += [] if p.horizon_days is None else [f"horizon {p.horizon_days} days"]
+    is_told = "ties" in estimate.method or (primary is not None and p.ties == primary.parameters.ties)
+    parts += [] if p.ties is None or is_told else [f"{p.ties.capitalize()} ties"]
+    if estimate.variance_method and estimate.variance_method.startswith("robust"):
+        parts.append("robust variance")
+    return "; ".join(parts)
+
+
+def _change(hazard_ratio: float) -> str:
+    if hazard_ratio >= 2:
+        return f"{ratio(hazard_ratio)} times as high"
+    side, share = "lower" if hazard_ratio < 1 else "higher", abs(1 - hazard_ratio)
+    if share < 0.01:
+        return f"less than {percent(0.01)} {side}"
+    return f"more than {percent(0.99)} {side}" if hazard_ratio < 0.01 else f"{percent(share)} {side}"
+
+
+def _reading(e: Estimate) -> str:
+    low, high = e.ci_low, e.ci_high
+    if low is None and high is None:
+        return "No interval can be given, so nothing can be said about what the data exclude."
+    if low is None or high is None:
+        return "The interval is open to one side, so the data exclude little there."
+    if high < 1 or low > 1:
+        first, second = (high, low) if high < 1 else (low, high)
+        return f"The data are consistent with a hazard from {_change(first)} to {_change(second)}."
+    return (
+        f"The data are consistent with anything from a hazard {_change(low)} to one {_change(high)}: "
+        "they show neither a benefit nor its absence."
+    )
+
+
+def _reasons(estimate: Estimate) -> str:
+    return " ".join(sentence(w) for w in estimate.warnings)
+
+
+def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
+    """The sentences that answer the question, from the primary estimate; careful by construction."""
+    e = primary_estimate(evidence)
+    if e is None:
+        return ("There is no primary estimate in this refresh, so the question stays unanswered.",)
+    who = f"Among {count(e.n)} patients with {count(e.events)} deaths"
+    if e.estimate is None:
+        reasons = _reasons(e) or "No reason was recorded."
+        return (f"{who}, the primary hazard ratio is {NOT_ESTIMABLE}. {reasons}",)
+    reference = names.strategy(e.contrast.reference or names.control)
+    limits = interval(ratio(e.ci_low), ratio(e.ci_high))
+    first = (
+        f"{who}, the hazard of death under “{names.strategy(e.contrast.strategy)}” was "
+        f"{ratio(e.estimate)} times that under “{reference}” ({level(e.ci_level)} {limits})"
+    )
+    how = f"{ANALYSES[e.analysis]}, {adjustment(e.parameters, names)}."
+    caution = (
+        "This is an observational comparison: it holds only as far as what decided who started is "
+        "among the covariates adjusted for."
+        if e.parameters.adjusted_for
+        else "This is an observational comparison without adjustment: who started may differ from the others."
+    )
+    warned = (f"Warning: {_reasons(e)}",) if e.warnings else ()
+    return (f"{first}.", _reading(e), how, caution, *warned)
+
+
+def naive_sentences(evidence: Evidence) -> tuple[str, ...]:
+    """The naive figure, named as biased; empty if the evidence holds none."""
+    e = naive_estimate(evidence)
+    if e is None:
+        return ()
+    if e.estimate is None:
+        return (f"The naive comparison is {NOT_ESTIMABLE}. {_reasons(e)}".strip(),)
+    text = f"The naive comparison gives {ratio(e.estimate)}, {WHY_BIASED}."
+    limits = interval(ratio(e.ci_low), ratio(e.ci_high))
+    return (text, f"{level(e.ci_level)} {limits}. Shown as a warning, not as a result.")
