@@ -19,7 +19,7 @@ from rwe.config import init_workspace
 from rwe.evidence.contract import Estimate, Evidence
 from rwe.intake import import_folder
 from rwe.resources import bundled
-from rwe.sandbox.server import demo_hospitals, write_ndjson
+from rwe.sandbox.hospital import demo_specs, write_ndjson
 from rwe.study import load_studies
 from rwe.warehouse.build import build
 
@@ -48,7 +48,7 @@ def one_seed(seed: int) -> Row:
         root = Path(folder)
         workspace = init_workspace(root / "workspace", key_file=root / "key")
         shutil.copytree(bundled("studies"), workspace.studies, dirs_exist_ok=True)
-        specs = demo_hospitals(seed=seed, patients=PATIENTS)
+        specs = demo_specs(seed=seed, patients=PATIENTS)
         for spec in specs:
             write_ndjson(spec, root / spec.name)
             import_folder(workspace, root / spec.name, spec.name)

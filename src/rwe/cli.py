@@ -13,7 +13,7 @@ import traceback
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.exceptions
@@ -26,6 +26,10 @@ from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError, RweError, UsageError
 from rwe.resources import bundled
 from rwe.study import find_study, load_studies
+
+if TYPE_CHECKING:
+    from rwe.extract import ExtractionResult
+    from rwe.intake import ImportResult
 
 app = typer.Typer(
     name="rwe",
@@ -64,6 +68,15 @@ def _top(
 
 def _open(workspace: Path | None) -> Workspace:
     return open_workspace(workspace or _chosen.get())
+
+
+def _landed(result: ExtractionResult | ImportResult) -> dict[str, Any]:
+    return {
+        "site": result.site,
+        "run": result.run.run,
+        "resources": result.resources,
+        "warnings": list(result.warnings),
+    }
 
 
 def _print_json(result: Any) -> None:
@@ -114,11 +127,11 @@ def extract(
     with terminal.progress_bars() as bars:
         results = extract_sites(opened, names, studies, progress=bars)
     if as_json:
-        _print_json([asdict(r) for r in results])
+        _print_json([_landed(r) for r in results])
         return
     for r in results:
         total = sum(r.resources.values())
-        terminal.out.print(f"{r.site}: {r.patients:,} patients, {total:,} resources landed as run {r.run}")
+        terminal.out.print(f"{r.site}: {r.patients:,} patients, {total:,} resources, run {r.run.run}")
 
 
 @app.command("import")
@@ -137,9 +150,9 @@ def import_(
     with terminal.progress_bars() as bars:
         result = import_folder(_open(workspace), folder, site, progress=bars)
     if as_json:
-        _print_json(result)
+        _print_json(_landed(result))
         return
-    terminal.out.print(f"{site}: {sum(result.resources.values()):,} resources landed as run {result.run}")
+    terminal.out.print(f"{site}: {sum(result.resources.values()):,} resources landed as run {result.run.run}")
     for warning in result.warnings:
         terminal.out.print(f"Note: {escape(warning)}")
 

@@ -28,9 +28,9 @@ def run_demo(folder: Path, *, patients: int, seed: int, serve: bool) -> None:
     started = time.monotonic()
     folder = _fresh(folder.expanduser().resolve())
     _quiet_prefect(folder)
-    from rwe.sandbox.server import demo_hospitals, running_hospitals
+    from rwe.sandbox.server import demo_specs, running_hospitals
 
-    specs = demo_hospitals(seed=seed, patients=patients)
+    specs = demo_specs(seed=seed, patients=patients)
     terminal.out.print(f"[bold]{len(specs)} synthetic hospitals, {patients} patients each, over FHIR[/]")
     with running_hospitals(specs) as hospitals:
         workspace = init_workspace(folder / "workspace", key_file=folder / "demo.key")

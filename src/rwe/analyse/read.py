@@ -126,7 +126,8 @@ def _wide(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
 
 def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
     return db.execute(
-        "select patient_id, covariate, day, value from cohort.covariate_change where study = ?"
+        "select patient_id, covariate, day, value from cohort.covariate_change"
+        " join cohort.survival using (study, patient_id) where study = ?"
         " order by patient_id, covariate, day",
         [study.name],
     ).df()
