@@ -54,16 +54,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 StudyArgument = Annotated[str, typer.Argument(help="A study's name in the workspace, or a path to its file.")]
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"rwe {rwe.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _top(
     workspace: WorkspaceOption = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
 ) -> None:
     _chosen.set(workspace)
-    if version:
-        typer.echo(f"rwe {rwe.__version__}")
-        raise typer.Exit
 
 
 def _open(workspace: Path | None) -> Workspace:

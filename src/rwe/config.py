@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rwe.errors import ConfigError
 
-SITE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+SITE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
 KEY_BYTES = 32
 
 
@@ -257,10 +257,11 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
     """
     path = workspace.root / "rwe.yaml"
     if not SITE_NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be a site's name", advice="use lower-case letters, digits, - and _"
-        )
+        raise ConfigError(f"{name!r} cannot be a site's name", advice="use letters, digits, - and _")
     text = path.read_text(encoding="utf-8")
+    before = parse_settings(text, str(path)).sites  # the file, not `workspace`, which may be older
+    if name in before:
+        raise ConfigError(f"there is a site {name!r} already", where=str(path))
     entry = [f"  {name}:{'' if fields else ' {}'}"]
     entry += [f"    {k}: {yaml.safe_dump(v).splitlines()[0]}" for k, v in fields.items()]
     lines = text.splitlines()
@@ -278,7 +279,7 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
         lines += ["sites:", *entry]
     new_text = "\n".join(lines) + "\n"
     settings = parse_settings(new_text, str(path))
-    if set(settings.sites) != {*workspace.settings.sites, name}:
+    if set(settings.sites) != {*before, name}:
         raise ConfigError(
             "the site cannot be added", where=str(path), advice=f"add `{name}: {{}}` under sites: by hand"
         )

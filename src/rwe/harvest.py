@@ -66,11 +66,9 @@ class Harvest:
     def finish_warnings(self) -> list[str]:
         """All warnings, with the counts of what was answered and not landed."""
         for name, count in sorted((+self._foreign).items()):
-            self.warn(
-                f"{name}: {count} resources of patients who were not asked for were answered and not landed"
-            )
+            self.warn(f"{name}: answered for patients who were not asked for, and not landed: {count}")
         for name, count in sorted(self._refused.items()):
-            self.warn(f"{name}: {count} entries were incomplete (SUBSETTED) or no resource, and not landed")
+            self.warn(f"{name}: incomplete (tagged SUBSETTED) or no resource, and not landed: {count}")
         return self.warnings
 
     def offers(self, resource_type: str) -> bool:
@@ -189,14 +187,14 @@ class Harvest:
         """Land the Patient of each id."""
         lost = self._pull_ids("Patient", cohort.patients, "_id={patients}")
         if lost:
-            self.warn(f"Patient: {lost} patients with an index event have no readable Patient resource")
+            self.warn(f"Patient: index event, but no readable Patient resource: {lost}")
 
     def pull_medications(self) -> None:
         """Land the Medications that landed resources refer to. Contained ones came with their resource."""
         wanted = sorted(self._medications - self._included_medications)
         lost = self._pull_ids("Medication", wanted, "_id={medications}") if wanted else 0
         if lost:
-            self.warn(f"Medication: {lost} that are referred to cannot be read")
+            self.warn(f"Medication: referred to, but not to be read: {lost}")
 
     def _pull_ids(self, resource_type: str, ids: Sequence[str], template: str) -> int:
         """Land resources by id; what a search by `_id` does not give is read one by one. Returns the lost."""
@@ -234,7 +232,7 @@ class Harvest:
         if answer.status in _GONE:
             return None
         try:
-            resource = read_resource(answer.body.removeprefix(b"\xef\xbb\xbf"))
+            resource = read_resource(answer.body)
         except NotAResourceError:
             return None
         return resource if (resource.type, resource.id) == (resource_type, resource_id) else None
@@ -268,7 +266,11 @@ def find_cohort(harvest: Harvest, index_codes: Mapping[str, Sequence[Token]]) ->
 
 def _by_code(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> set[str]:
     """The patients of resources that bear one of the codes themselves."""
-    return {r.patient for r in _bearing(harvest, resource_type, codes) if r.patient}
+    events = _bearing(harvest, resource_type, codes)
+    orphans = sum(r.patient is None for r in events)
+    if orphans:
+        harvest.warn(f"{resource_type}: index events that refer to no patient by id, passed over: {orphans}")
+    return {r.patient for r in events if r.patient}
 
 
 def _by_medication(harvest: Harvest, codes: Sequence[Token]) -> set[str]:
@@ -325,7 +327,7 @@ def _bearing(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> li
         ) from None
     if others:
         harvest.warn(
-            f"{resource_type}: {others[resource_type]} answers bear none of the codes asked for; passed over"
+            f"{resource_type}: answers without any of the codes asked for, passed over: {others[resource_type]}"
         )
     return matched
 

@@ -129,9 +129,9 @@ def _warnings(others: dict[str, int], tally: _Tally) -> tuple[str, ...]:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         warnings.append(f"passed over, being of another kind: {counts}")
     if tally.empty:
-        warnings.append(f"{tally.empty} files hold no resource")
+        warnings.append(f"files without a resource: {tally.empty}")
     if tally.subsetted:
-        warnings.append(f"{tally.subsetted} incomplete resources (tagged SUBSETTED) were not landed")
+        warnings.append(f"incomplete (tagged SUBSETTED), and not landed: {tally.subsetted}")
     return tuple(warnings)
 
 

@@ -78,13 +78,14 @@ def ratio(value: float | None) -> str:
 def describe(estimate: Estimate) -> str:
     """One line that tells an estimate from the others."""
     words = {
-        "naive_cox": "Naive: ever against never",
+        "naive_cox": "Naive, ever against never",
         "landmark_cox": f"Landmark, day {estimate.parameters.landmark_day}",
         "time_dependent_cox": "Time-dependent",
     }[estimate.analysis]
     notes = []
-    if estimate.parameters.adjusted_for:
-        notes.append("adjusted")
+    names = estimate.parameters.adjusted_for
+    if names:
+        notes.append(f"adjusted for {', '.join(names) if len(names) < 4 else f'{len(names)} covariates'}")
     if "robust" in (estimate.variance_method or ""):
         notes.append("robust")
     if estimate.parameters.ties == "breslow":

@@ -132,3 +132,9 @@ def test_an_impossible_site_name_changes_nothing(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="name"):
         add_site(workspace, "../evil", {})
     assert (workspace.root / "rwe.yaml").read_bytes() == before
+
+
+def test_the_example_for_deployments_is_valid() -> None:
+    path = Path(__file__).parents[2] / "deploy" / "rwe.example.yaml"
+    settings = parse_settings(path.read_text(), str(path))
+    assert [name for name, site in settings.sites.items() if site.base_url is None] == ["leiden"]

@@ -260,7 +260,7 @@ class FhirClient:
                     )
         except (urllib3.exceptions.HTTPError, OSError):
             raise _BrokenAnswerError from None
-        return bytes(body)
+        return bytes(body).removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no JSON, but seen
 
     def _count(self, resource_type: str, response: requests.Response) -> None:
         counts = self.requests.setdefault(resource_type, Counter())
@@ -281,7 +281,10 @@ class FhirClient:
                 resource_type,
                 advice="check its certificate and that base_url means https",
             )
-        if any(isinstance(c, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError) for c in causes):
+        # urllib3 makes a refused connection a kind of time-out; it is none.
+        is_refused = any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in causes)
+        timeouts = requests.exceptions.Timeout | urllib3.exceptions.TimeoutError
+        if not is_refused and any(isinstance(c, timeouts) for c in causes):
             return self.error(
                 f"no answer from the server within {self._site.timeout_seconds:g} seconds",
                 resource_type,

@@ -175,7 +175,7 @@ def describe_non_fhir(body: bytes) -> tuple[str, str]:
         body.decode("utf-8")
     except UnicodeDecodeError:
         return "the answer is not UTF-8", "FHIR is; report it to the server's maker"
-    start = body.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    start = body.lstrip()[:200].lower()
     if start.startswith(b"<"):
         if b"html" in start:
             return (

@@ -151,7 +151,7 @@ def _last_day(shown: CurveSet) -> float:
 
 
 def _ticks(shown: CurveSet) -> list[int]:
-    return ticks_months(_last_day(shown), 10 if shown.is_wide else 6)
+    return ticks_months(_last_day(shown), 12 if shown.is_wide else 6)
 
 
 def _start_day(curve: Curve) -> float:

@@ -34,6 +34,11 @@ def decimal(value: float | None, places: int = 2) -> str:
     return f"{value:.{places}f}".replace("-", "\u2212")
 
 
+def measure(value: float | None) -> str:
+    """A measured value: one decimal from 10 on, two below."""
+    return decimal(value, 2 if value is None or abs(value) < 10 else 1)
+
+
 def percent(share: float | None, places: int = 0) -> str:
     """A share between 0 and 1 as a percentage."""
     return NOT_ESTIMABLE if share is None else f"{100 * share:.{places}f}\u202f%"

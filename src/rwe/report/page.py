@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from rwe.evidence.contract import Evidence, read_evidence
 from rwe.report import formats, tables, words
@@ -56,6 +56,7 @@ def render_report(evidence: Evidence) -> str:
             forest=_forest(evidence, names),
             follow_up=tables.follow_up(evidence, names),
             ends=tables.ends(evidence),
+            attrition=tables.attrition(evidence, protocol),
             baseline=tables.baseline(evidence, protocol),
             specification=specification(evidence, protocol),
             codelists=tables.codelists(evidence),
@@ -109,5 +110,17 @@ def _environment() -> Environment:
         humanise=formats.humanise,
         instant=formats.instant,
         sentence=formats.sentence,
+        whole_words=_whole_words,
     )
     return environment
+
+
+def _whole_words(text: str) -> Markup:
+    """The text with short hyphenated words (CAR-T) kept on one line."""
+    words_of_text = [
+        Markup('<span class="whole">{}</span>').format(word)
+        if "-" in word and len(word) < 16
+        else escape(word)
+        for word in text.split()
+    ]
+    return Markup(" ").join(words_of_text)

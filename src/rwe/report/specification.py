@@ -82,11 +82,11 @@ def criterion_words(criterion: Criterion) -> str:
             )
         case EventCriterion():
             be = "Recorded" if criterion.must_be == "present" else "Not recorded"
-            what = f"{criterion.kind} of code list {humanise(criterion.codelist)}"
+            what = f"{criterion.kind} of code list {criterion.codelist}"
             return f"{be}: {what}, {window_words(criterion.window)}"
         case ValueCriterion():
             bounds = _bounds(_plain(criterion.min_value), _plain(criterion.max_value))
-            return f"{humanise(criterion.codelist)} {bounds}, nearest value {window_words(criterion.window)}"
+            return f"Code list {criterion.codelist} {bounds}, nearest value {window_words(criterion.window)}"
         case PeriodCriterion():
             if criterion.not_before is None:
                 return f"Time zero not after {criterion.not_after}"
@@ -99,7 +99,7 @@ def _eligibility(evidence: Evidence, protocol: Protocol) -> Element:
     washout = protocol.new_user_washout
     if washout:
         reach = f"in the {washout.days} days before" if washout.days else "at any time before"
-        rules.append(f"New users: no {humanise(protocol.exposure.codelist)} {reach} time zero")
+        rules.append(f"New users: no record of code list {protocol.exposure.codelist} {reach} time zero")
     return Element(
         "Eligibility",
         tuple(rules) or ("Everyone with the index event",),
@@ -111,7 +111,7 @@ def _time_zero(protocol: Protocol) -> Element:
     index = protocol.index_event
     return Element(
         "Time zero",
-        (f"The {index.occurrence} event of code list “{humanise(index.codelist)}” (day 0)",),
+        (f"The {index.occurrence} event of code list {index.codelist} (day 0)",),
         (
             f"Earliest record in {listing(list(index.sources), 'or')}; records within "
             f"{index.same_event_days} days are one event",
@@ -124,7 +124,7 @@ def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
     unless = ", unless the disease has progressed first" if treated.unless_progressed else ""
     exposure = protocol.exposure
     emulation = [
-        f"A start is the first record of code list {humanise(exposure.codelist)} by "
+        f"A start is the first record of code list {exposure.codelist} by "
         f"{listing(list(exposure.tiers), 'or')}",
         "Patients count as unexposed until the day they start, and as exposed after it",
     ]
@@ -192,8 +192,7 @@ def _intercurrent(protocol: Protocol) -> Element:
         f"{humanise(e.name).capitalize()}: {handling[e.handling]}" for e in protocol.intercurrent_events
     )
     sources = tuple(
-        f"{humanise(e.name).capitalize()}: code list {humanise(e.codelist)} "
-        f"in {listing(list(e.sources), 'or')}"
+        f"{humanise(e.name).capitalize()}: code list {e.codelist} in {listing(list(e.sources), 'or')}"
         for e in protocol.intercurrent_events
     )
     return Element("Intercurrent events", events or ("None named",), sources or ("None looked for",))
@@ -230,7 +229,7 @@ def _covariate_words(covariate: Covariate) -> str:
         case ObservationCovariate():
             log = ", natural logarithm" if covariate.transform == "log" else ""
             nearest = "value nearest to time zero"
-            how = f"{humanise(covariate.codelist)}, {nearest}, {window_words(covariate.window)}{log}"
+            how = f"code list {covariate.codelist}, {nearest}, {window_words(covariate.window)}{log}"
         case CalendarCovariate():
             how = f"years from {covariate.origin} to time zero"
         case _:

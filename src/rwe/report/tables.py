@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import BaselineRow, CodelistEntry, Estimate, Evidence
 from rwe.report import formats
-from rwe.report.formats import NOT_ESTIMABLE, count, decimal, humanise, interval, listing, p_value, percent
+from rwe.report.formats import (
+    NOT_ESTIMABLE,
+    count,
+    decimal,
+    humanise,
+    interval,
+    listing,
+    measure,
+    p_value,
+    percent,
+)
+from rwe.report.specification import criterion_words
 from rwe.report.words import ANALYSES, BIAS, ESTIMANDS, Names, description, names_of
 from rwe.study import Protocol, SexCovariate
 
@@ -109,6 +120,34 @@ def ends(evidence: Evidence) -> list[EndRow]:
 
 
 @dataclass(frozen=True)
+class AttritionLine:
+    """One step of the flow. `rule` is the criterion in words where the step is one of the protocol's."""
+
+    step: str
+    rule: str
+    before: str
+    excluded: str
+    after: str
+    is_exclusion: bool
+
+
+def attrition(evidence: Evidence, protocol: Protocol) -> list[AttritionLine]:
+    """From records to cohort, step by step, as counted."""
+    rules = {c.name: criterion_words(c) for c in protocol.eligibility}
+    return [
+        AttritionLine(
+            step=humanise(a.step),
+            rule=rules.get(a.step, ""),
+            before=count(a.n_before),
+            excluded=count(a.n_excluded),
+            after=count(a.n_after),
+            is_exclusion=a.n_excluded > 0,
+        )
+        for a in evidence.attrition
+    ]
+
+
+@dataclass(frozen=True)
 class BaselineLine:
     """One line of table 1. `label` is blank on all but a variable's first line."""
 
@@ -198,7 +237,7 @@ def _share(row: BaselineRow | None, totals: dict[str, int]) -> str:
 def _mean(row: BaselineRow | None) -> str:
     if row is None:
         return ""
-    return NOT_ESTIMABLE if row.mean is None else f"{row.mean:.2f} ({decimal(row.sd)})"
+    return NOT_ESTIMABLE if row.mean is None else f"{measure(row.mean)} ({measure(row.sd)})"
 
 
 def _median(row: BaselineRow | None) -> str:
@@ -206,7 +245,7 @@ def _median(row: BaselineRow | None) -> str:
         return ""
     if row.median is None:
         return NOT_ESTIMABLE
-    return f"{row.median:.2f} [{decimal(row.q1)}, {decimal(row.q3)}]"
+    return f"{measure(row.median)} [{measure(row.q1)}, {measure(row.q3)}]"
 
 
 @dataclass(frozen=True)
@@ -223,6 +262,7 @@ class EstimateRow:
     quantity: str
     value: str
     interval: str
+    interval_method: str
     p: str
     error: str
     status: str
@@ -233,8 +273,11 @@ class EstimateRow:
 
 @dataclass(frozen=True)
 class EstimateTable:
+    """All estimates: those that compare two strategies, and those of one."""
+
     strategies: tuple[str, ...]
-    rows: tuple[EstimateRow, ...]
+    comparisons: tuple[EstimateRow, ...]
+    one_arm: tuple[EstimateRow, ...]
 
 
 def estimates(evidence: Evidence, names: Names) -> EstimateTable:
@@ -242,7 +285,12 @@ def estimates(evidence: Evidence, names: Names) -> EstimateTable:
     found = [s for e in evidence.estimates for s in (*e.n_by_strategy, *e.events_by_strategy)]
     arms = names.strategy_order(found)
     rows = [_estimate(i, e, names, arms) for i, e in enumerate(evidence.estimates, start=1)]
-    return EstimateTable(tuple(names.strategy(a) for a in arms), tuple(rows))
+    compares = [e.contrast.reference is not None for e in evidence.estimates]
+    return EstimateTable(
+        strategies=tuple(names.strategy(a) for a in arms),
+        comparisons=tuple(r for r, is_comparison in zip(rows, compares, strict=True) if is_comparison),
+        one_arm=tuple(r for r, is_comparison in zip(rows, compares, strict=True) if not is_comparison),
+    )
 
 
 def natural(e: Estimate, value: float | None) -> str:
@@ -272,6 +320,7 @@ def _estimate(number: int, e: Estimate, names: Names, arms: list[str]) -> Estima
         quantity=_quantity(e, names),
         value=natural(e, e.estimate),
         interval=_limits(e),
+        interval_method=humanise(e.ci_method or ""),
         p="" if e.p_value is None else p_value(e.p_value),
         error=_error(e),
         status="; ".join([*state, *bias]),
@@ -303,8 +352,7 @@ def _quantity(e: Estimate, names: Names) -> str:
 def _limits(e: Estimate) -> str:
     if e.ci_level is None and e.ci_low is None and e.ci_high is None:
         return ""
-    text = f"{formats.level(e.ci_level)} {interval(natural(e, e.ci_low), natural(e, e.ci_high))}"
-    return f"{text} ({humanise(e.ci_method)})" if e.ci_method else text
+    return f"{formats.level(e.ci_level)} {interval(natural(e, e.ci_low), natural(e, e.ci_high))}"
 
 
 def _error(e: Estimate) -> str:

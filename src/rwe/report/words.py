@@ -92,7 +92,7 @@ def analysis_name(analysis: str) -> str:
     """A refusal's analysis in words: its kind may be followed by a place ("landmark_cox, day 60")."""
     kind = re.match(r"[a-z_]*", analysis)
     found = kind.group() if kind else ""
-    known: dict[str, str] = {k: v for k, v in ANALYSES.items()}
+    known: dict[str, str] = dict(ANALYSES.items())
     return known.get(found, humanise(found)) + analysis[len(found) :]
 
 

@@ -144,14 +144,22 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def serve(
-    spec: HospitalSpec, *, port: int = 0, port_fd: int | None = None, until_stdin_closes: bool = False
+    spec: HospitalSpec,
+    *,
+    port: int = 0,
+    base_url: str | None = None,
+    port_fd: int | None = None,
+    until_stdin_closes: bool = False,
 ) -> None:
-    """Serve a hospital until told to stop. Port 0 takes a free one and writes it to `port_fd` or stdout."""
+    """Serve a hospital until told to stop. Port 0 takes a free one and writes it to `port_fd` or stdout.
+
+    `base_url` is what links are made of, where a proxy stands before the server; else its own address.
+    """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
     port = listener.getsockname()[1]
-    base_url = f"http://{HOST}:{port}/fhir"
+    base_url = base_url or f"http://{HOST}:{port}/fhir"
     gc.disable()  # a hundred thousand small objects that stay: looking for garbage doubles the time
     app = application(open_store(spec), spec.manner, base_url)
     gc.freeze()
@@ -171,7 +179,8 @@ def serve(
 
 
 def _stop_with_stdin(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # unbuffered: a buffered read would hold a lock while the interpreter ends
+        pass
     server.should_exit = True
 
 
@@ -196,6 +205,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--truth", default="{}", help="parameters that differ from the defaults, as JSON")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--base-url", help="what links are made of, behind a proxy")
     parser.add_argument("--port-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -206,7 +216,13 @@ def main() -> None:
         options.seed,
         _truth_from_json(options.truth),
     )
-    serve(spec, port=options.port, port_fd=options.port_fd, until_stdin_closes=options.until_stdin_closes)
+    serve(
+        spec,
+        port=options.port,
+        base_url=options.base_url,
+        port_fd=options.port_fd,
+        until_stdin_closes=options.until_stdin_closes,
+    )
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Service:
         answer = self._pages.get(token)
         if answer is None or not offset.isdecimal():
             raise HTTPException(410, "there is no such page")
-        return self._bundle(answer, int(offset), str(request.url))
+        return self._bundle(answer, int(offset), f"{self.base_url}?_getpages={token}-{offset}")
 
     # Answers
 

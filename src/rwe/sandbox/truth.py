@@ -121,7 +121,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class _Baseline:
+class Baseline:
     """Who the patients are on day 0; one element a patient."""
 
     patient_id: TextArray
@@ -144,7 +144,7 @@ class _Baseline:
 
 
 @dataclass(frozen=True)
-class _Course:
+class Course:
     """What happens to them, in days from index; NaN is never."""
 
     status: TextArray
@@ -169,8 +169,8 @@ class LatentCohort:
     site: str
     seed: int
     truth: Truth
-    baseline: _Baseline
-    course: _Course
+    baseline: Baseline
+    course: Course
     time_days: IntArray
     is_event: BoolArray
 
@@ -236,13 +236,13 @@ def latent_table(cohort: LatentCohort, *, eligible_only: bool = True) -> pd.Data
     return table[cohort.is_eligible].reset_index(drop=True) if eligible_only else table
 
 
-def _draw_baseline(truth: Truth, rng: np.random.Generator, kind: TextArray) -> _Baseline:
+def _draw_baseline(truth: Truth, rng: np.random.Generator, kind: TextArray) -> Baseline:
     n = len(kind)
     span = (truth.last_index - truth.first_index).days
     index = np.datetime64(truth.first_index, "D") + rng.integers(0, span + 1, n)
     years = np.clip(rng.normal(62.0, 11.0, n), 18.5, 88.0)
     years = np.where(kind == "under_18", rng.uniform(11.0, 17.5, n), years)
-    return _Baseline(
+    return Baseline(
         patient_id=np.array([f"{x:016x}" for x in rng.integers(1 << 60, 1 << 63, n)], dtype=np.str_),
         kind=kind,
         sex=np.where(rng.random(n) < 0.42, "female", "male"),
@@ -253,7 +253,7 @@ def _draw_baseline(truth: Truth, rng: np.random.Generator, kind: TextArray) -> _
     )
 
 
-def _draw_course(truth: Truth, rng: np.random.Generator, baseline: _Baseline) -> _Course:
+def _draw_course(truth: Truth, rng: np.random.Generator, baseline: Baseline) -> Course:
     """Days on which things would happen to a patient who lives long enough."""
     n = len(baseline.ldh)
     ldh = baseline.log_ldh - np.log(250.0)
@@ -278,7 +278,7 @@ def _draw_course(truth: Truth, rng: np.random.Generator, baseline: _Baseline) ->
 
     salvaged = np.isnan(start) & (rng.random(n) < truth.share_salvage)
     salvage = progression + 5 + np.ceil(rng.exponential(truth.salvage_lag_days_mean, n))
-    return _Course(
+    return Course(
         status=np.select([responds, stable], ["responding", "stable"], "progressing"),
         assessment_day=assessment,
         response_day=np.where(responds, assessment, np.nan),
@@ -290,7 +290,7 @@ def _draw_course(truth: Truth, rng: np.random.Generator, baseline: _Baseline) ->
 
 
 def _draw_death(
-    truth: Truth, rng: np.random.Generator, baseline: _Baseline, course: _Course, site_factor: float
+    truth: Truth, rng: np.random.Generator, baseline: Baseline, course: Course, site_factor: float
 ) -> FloatArray:
     """Continuous days from index to death: the cumulative hazard inverted at a unit exponential."""
     n = len(baseline.ldh)
@@ -324,7 +324,7 @@ def _draw_death(
     return death
 
 
-def _draw_last_contact(truth: Truth, rng: np.random.Generator, baseline: _Baseline) -> FloatArray:
+def _draw_last_contact(truth: Truth, rng: np.random.Generator, baseline: Baseline) -> FloatArray:
     """The last visit before the end of records, or an earlier one after which a patient is lost."""
     n = len(baseline.ldh)
     available = (np.datetime64(truth.end_of_records, "D") - baseline.index_date).astype(np.float64)
@@ -334,7 +334,7 @@ def _draw_last_contact(truth: Truth, rng: np.random.Generator, baseline: _Baseli
     return earliest
 
 
-def _recorded(course: _Course, death_day: FloatArray, last_contact: FloatArray) -> _Course:
+def _recorded(course: Course, death_day: FloatArray, last_contact: FloatArray) -> Course:
     """Cut the course at death and last contact. What would happen on the day of death does not."""
 
     def seen(day: FloatArray) -> FloatArray:

@@ -95,10 +95,12 @@ class CoxFit:
     """A fitted Cox model. Arrays follow `names`; coefficients and standard errors are on the log scale.
 
     `se`, `variance`, `z`, `p_value`, `ci_low`, `ci_high` use the sandwich by cluster if `is_robust`, else the
-    inverse information; `model_se`, `model_variance` are always the latter. NaN for the coefficients in
-    `diverged`: the likelihood rises without end, `converged` is False and `warnings` says why. The others
-    are then the limits of their estimates. If Newton's method fails otherwise, `converged` is False and all
-    are NaN. `loglik_null` is at 0, `loglik` at the optimum (its limit if diverged).
+    inverse information; `model_se`, `model_variance` are always the latter.
+
+    `diverged` are coefficients along which the likelihood rises without end: `converged` is False, they are
+    NaN and `warnings` says why. The others are then the limits of their estimates. If Newton's method fails
+    otherwise, `converged` is False and all are NaN. `loglik_null` is at 0, `loglik` at the optimum or near its
+    limit.
     `events_exposed` and `events_unexposed` are None unless the model has a 0/1 covariate named "exposed".
     """
 
@@ -322,10 +324,9 @@ def baseline_hazard(
     coefficients = np.asarray(beta, dtype=np.float64)
     sets = _sets(data, data.X - np.asarray(at, dtype=np.float64), ties)
     increments = hazard_increments(sets, coefficients)
-    is_time = ~np.isnan(sets.slot_time)
     result = []
     for code, label in enumerate(data.strata or ("",)):
-        mine = (sets.slot_stratum == code) & is_time
+        mine = sets.slot_stratum == code
         total = frozen_floats(np.cumsum(increments[mine]))
         result.append(BaselineHazard(label, frozen_floats(sets.slot_time[mine]), total))
     return tuple(result)

@@ -1,7 +1,7 @@
 """The sums behind every Cox model: log partial likelihood, score, information, residuals, baseline hazard.
 
-Rows are at risk on (start, stop]. All sums over risk sets are cumulative sums over the distinct event
-times of a stratum, so one evaluation costs O(rows x covariates^2) and has no loop over rows or times.
+Rows are at risk on (start, stop]. The distinct event times of all strata lie on one line of slots, and a row is
+at risk in an interval of them: one evaluation is a few sums over intervals, without a loop over rows or times.
 
 Notation of Therneau & Grambsch 2000: S0, S1 are sums of w exp(eta) and w exp(eta) x over a risk set, D0, D1
 the same over its events. With d tied events of mean weight m, Efron's approximation replaces them by d terms
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from rwe.survival.data import BoolArray, FloatArray, IntArray
+from rwe.survival.interval_sums import IntervalSums, interval_sums
 
 Ties = Literal["efron", "breslow"]
 
@@ -25,15 +26,14 @@ Ties = Literal["efron", "breslow"]
 class RiskSets:
     """Which rows are at risk at which event times, worked out once for all evaluations.
 
-    Event times of all strata lie on one line of slots: each stratum's distinct event times in order, then one
-    empty slot. A row is at risk in the slots first <= k < past. `event_row` are rows with an event and
-    `event_slot` their slots. One Efron term for each event: `term_slot`, `term_share` (a), `term_weight` (m).
+    A slot is one distinct event time of one stratum; `tied` events happen in it. `at_risk` are the slots in
+    which each row is at risk. `event_row` are rows with an event and `event_slot` their slots. One Efron term
+    for each event: `term_slot`, `term_share` (a), `term_weight` (m).
     """
 
     X: FloatArray
     weight: FloatArray
-    first: IntArray
-    past: IntArray
+    at_risk: IntervalSums
     event_row: IntArray
     event_slot: IntArray
     term_slot: IntArray
@@ -83,9 +83,7 @@ def risk_sets(
     times = np.unique(stop[event])
     span = len(times) + 1
     event_key = stratum[event] * span + np.searchsorted(times, stop[event])
-    # The empty slot that ends each stratum has the key after its last possible time.
-    ends = np.arange(int(stratum.max()) + 1) * span + span - 1
-    keys = np.unique(np.concatenate([event_key, ends]))
+    keys = np.unique(event_key)
     event_slot = np.searchsorted(keys, event_key)
     tied = np.bincount(event_slot, minlength=len(keys)).astype(np.float64)
     mean_weight = _sum_at(event_slot, weight[event], len(keys)) / np.maximum(tied, 1)
@@ -93,11 +91,12 @@ def risk_sets(
     term_slot = np.sort(event_slot)
     rank = np.arange(len(term_slot)) - np.searchsorted(term_slot, term_slot, side="left")
     share = rank / tied[term_slot] if ties == "efron" else np.zeros(len(term_slot))
+    first = np.searchsorted(keys, stratum * span + np.searchsorted(times, start, side="right"))
+    past = np.searchsorted(keys, stratum * span + np.searchsorted(times, stop, side="right"))
     return RiskSets(
         X=X,
         weight=weight,
-        first=np.searchsorted(keys, stratum * span + np.searchsorted(times, start, side="right")),
-        past=np.searchsorted(keys, stratum * span + np.searchsorted(times, stop, side="right")),
+        at_risk=interval_sums(first, past, len(keys)),
         event_row=np.flatnonzero(event),
         event_slot=event_slot,
         term_slot=term_slot,
@@ -106,7 +105,7 @@ def risk_sets(
         tied=tied,
         row_stratum=stratum,
         slot_stratum=keys // span,
-        slot_time=np.append(times, np.nan)[keys % span],
+        slot_time=times[keys % span],
     )
 
 
@@ -119,7 +118,7 @@ def evaluate(sets: RiskSets, beta: FloatArray) -> Evaluation:
         loglik = w_event @ sums.eta[sets.event_row] - sets.term_weight @ np.log(sums.term_s0)
         score = w_event @ x_event - sets.term_weight @ sums.term_mean
         hazard = sets.term_weight / sums.term_s0
-        rows = sums.risk * _between(sets, _sum_at(sets.term_slot, hazard, sets.n_slots))
+        rows = sums.risk * sets.at_risk.over_slots(_sum_at(sets.term_slot, hazard, sets.n_slots))
         tie = _sum_at(sets.term_slot, hazard * sets.term_share, sets.n_slots)
         rows[sets.event_row] -= sums.risk[sets.event_row] * tie[sets.event_slot]
         information = (sets.X * rows[:, None]).T @ sets.X
@@ -137,12 +136,12 @@ def score_residuals(sets: RiskSets, beta: FloatArray) -> FloatArray:
     exp_eta = sums.risk / sets.weight
     hazard = sets.term_weight / sums.term_s0
     at_event = exp_eta[sets.event_row]
-    through = _between(sets, _sum_at(slot, hazard, n))
+    through = sets.at_risk.over_slots(_sum_at(slot, hazard, n))
     own = _sum_at(slot, hazard * sets.term_share, n)[sets.event_slot]
     residuals = np.empty_like(sets.X)
     for j, mean in enumerate(sums.term_mean.T):
         x = sets.X[:, j]
-        residual = exp_eta * (_between(sets, _sum_at(slot, hazard * mean, n)) - x * through)
+        residual = exp_eta * (sets.at_risk.over_slots(_sum_at(slot, hazard * mean, n)) - x * through)
         average = (_sum_at(slot, mean, n) / np.maximum(sets.tied, 1))[sets.event_slot]
         own_mean = _sum_at(slot, hazard * sets.term_share * mean, n)[sets.event_slot]
         x_event = x[sets.event_row]
@@ -152,7 +151,7 @@ def score_residuals(sets: RiskSets, beta: FloatArray) -> FloatArray:
 
 
 def hazard_increments(sets: RiskSets, beta: FloatArray) -> FloatArray:
-    """Increments of the baseline cumulative hazard (covariates at 0) by slot; 0 at the empty slots."""
+    """Increments of the baseline cumulative hazard (covariates at 0) by slot."""
     sums = _sums(sets, beta)
     increments = _sum_at(sets.term_slot, sets.term_weight / sums.term_s0, sets.n_slots)
     return np.asarray(increments * np.exp(-sums.shift[sets.slot_stratum]))
@@ -162,41 +161,22 @@ def _sums(sets: RiskSets, beta: FloatArray) -> _Sums:
     eta = sets.X @ beta
     # A constant taken from a stratum's eta cancels in the likelihood. It keeps exp() in range and the strata
     # on one scale, so that none is lost in the rounding of another.
-    shift = np.full(int(sets.slot_stratum[-1]) + 1, -np.inf)
+    shift = np.full(int(sets.row_stratum.max()) + 1, -np.inf)
     np.maximum.at(shift, sets.row_stratum, eta)
     eta -= shift[sets.row_stratum]
     risk = sets.weight * np.exp(eta)
     slot, a = sets.term_slot, sets.term_share
     event_risk = risk[sets.event_row]
     n, p = sets.n_slots, sets.X.shape[1]
-    term_s0 = _over_risk_set(sets, risk)[slot] - a * _sum_at(sets.event_slot, event_risk, n)[slot]
+    term_s0 = sets.at_risk.over_rows(risk)[slot] - a * _sum_at(sets.event_slot, event_risk, n)[slot]
     term_mean = np.empty((len(slot), p))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for j in range(p):
-            whole = _over_risk_set(sets, risk * sets.X[:, j])
+            whole = sets.at_risk.over_rows(risk * sets.X[:, j])
             events = _sum_at(sets.event_slot, event_risk * sets.X[sets.event_row, j], n)
             term_mean[:, j] = (whole[slot] - a * events[slot]) / term_s0
     return _Sums(eta, shift, risk, term_s0, term_mean)
 
 
-def _over_risk_set(sets: RiskSets, values: FloatArray) -> FloatArray:
-    """Sum of `values` over the rows at risk in each slot.
-
-    Summed from the last time back, where risk sets are small, so that little is lost by cancellation; what
-    rounding leaves over at the empty slot after a stratum is taken off that stratum.
-    """
-    n = sets.n_slots
-    changes = _sum_at(sets.past, values, n) - _sum_at(sets.first, values, n)
-    tail = np.append(np.cumsum(changes[::-1])[::-1], 0.0)[1:]
-    rest = tail[np.flatnonzero(np.isnan(sets.slot_time))]
-    return np.asarray(tail - rest[sets.slot_stratum])
-
-
 def _sum_at(slot: IntArray, values: FloatArray, n_slots: int) -> FloatArray:
     return np.asarray(np.bincount(slot, values, n_slots), dtype=np.float64)
-
-
-def _between(sets: RiskSets, by_slot: FloatArray) -> FloatArray:
-    """Sum of `by_slot` over the slots in which each row is at risk."""
-    total = np.concatenate([[0.0], np.cumsum(by_slot)])
-    return np.asarray(total[sets.past] - total[sets.first])

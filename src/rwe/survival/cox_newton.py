@@ -67,6 +67,7 @@ def maximise(sets: RiskSets, null: Evaluation) -> Optimum:
     decrement_before = np.inf
     converged = False
     iterations = 0
+    moving = np.zeros(p, dtype=bool)
     while iterations < MAX_ITERATIONS and free.any():
         iterations += 1
         step = _newton_step(here, free)
@@ -78,7 +79,9 @@ def maximise(sets: RiskSets, null: Evaluation) -> Optimum:
             # Likelihood flat, yet the step has not shrunk: it rises for ever, ever more slowly.
             direction[moving] = step[moving]
             free &= ~moving
+            moving = np.zeros(p, dtype=bool)
             decrement_before = np.inf
+            converged = not free.any()
             continue
         # At the second of these rounding is all that is left.
         at_floor = decrement < _DECREMENT_FLOOR and decrement >= decrement_before
@@ -91,7 +94,10 @@ def maximise(sets: RiskSets, null: Evaluation) -> Optimum:
             converged = decrement < _DECREMENT_FLOOR
             break
         beta, here = better
-    runaway = tuple(int(j) for j in np.flatnonzero(~free))
+        direction[moving] = step[moving]
+    # Stopped short: rounding drowned the sums while some coefficients were still on their way out.
+    runs_away = ~free if converged else ~free | moving
+    runaway = tuple(int(j) for j in np.flatnonzero(runs_away))
     found = free if converged else np.zeros(p, dtype=bool)
     return Optimum(beta, here, iterations, converged and not runaway, runaway, direction, found)
 
