@@ -327,7 +327,7 @@ def _bearing(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> li
         ) from None
     if others:
         harvest.warn(
-            f"{resource_type}: answers without any of the codes asked for, passed over: {others[resource_type]}"
+            f"{resource_type}: answers without a code asked for, passed over: {others[resource_type]}"
         )
     return matched
 

@@ -159,7 +159,7 @@ class Hospital:
                 self.one_patient_a_request and len(wanted) > 1
             )
             ids = {w.removeprefix("Patient/") for w in wanted}
-            yield "patient", known and resource["subject"]["reference"].removeprefix("Patient/") in ids
+            yield "patient", known and _subject(resource) in ids
         if "medication" in parameters:
             reference = resource.get("medicationReference", {}).get("reference")
             yield "medication", reference in parameters["medication"].split(",")
@@ -167,6 +167,10 @@ class Hospital:
             held = resource.get("code") or resource.get("medicationCodeableConcept") or {"coding": []}
             codes = {f"{c['system']}|{c['code']}" for c in held["coding"]}
             yield "code", bool(codes & set(parameters["code"].split(",")))
+
+
+def _subject(resource: Json) -> str:
+    return str(resource["subject"].get("reference", "")).removeprefix("Patient/")
 
 
 def _json(content: Json) -> Response:

@@ -15,7 +15,16 @@ from rwe.errors import LandingError, SiteError, StudyError, UsageError
 from rwe.extract import PartlyExtractedError, extract_site, extract_sites, plan_extraction
 from rwe.landing import Run, list_runs, new_run
 from rwe.study import Study
-from tests.contract.quirky import COHORT, INDEX_DRUG, LDH, Hospital, expected_to_land, write_study
+from tests.contract.quirky import (
+    COHORT,
+    INDEX_DRUG,
+    INDEX_PROCEDURE,
+    LDH,
+    Hospital,
+    concept,
+    expected_to_land,
+    write_study,
+)
 
 
 @pytest.fixture
@@ -84,7 +93,9 @@ def test_a_silent_server_that_answers_with_strangers_does_not_get_them_landed(
     workspace = workspace_for(tmp_path, a=hospital.serve(httpserver))
     result = extract_site(workspace, "a", [study])
     assert set(landed(result.run)) == expected_to_land()
-    assert any("Encounter" in w and "not asked for" in w for w in result.warnings)
+    assert any(
+        w.startswith("Encounter: answered for patients who were not asked for") for w in result.warnings
+    )
 
 
 def test_a_server_that_says_it_ignores_patient_is_not_pulled_empty(
@@ -138,6 +149,16 @@ def test_no_patient_of_the_cohort_is_an_empty_run_with_a_warning(
     assert "no patient has an index event of any study" in result.run.manifest.warnings
 
 
+def test_an_index_event_of_nobody_is_counted(tmp_path: Path, httpserver: HTTPServer, study: Study) -> None:
+    hospital = Hospital()
+    orphan = {"resourceType": "Procedure", "id": "c9", "subject": {"display": "Secretname9"}}
+    hospital.content.append({**orphan, "code": concept(*INDEX_PROCEDURE)})
+    workspace = workspace_for(tmp_path, a=hospital.serve(httpserver))
+    result = extract_site(workspace, "a", [study])
+    assert set(landed(result.run)) == expected_to_land()
+    assert "Procedure: index events that refer to no patient by id, passed over: 1" in result.warnings
+
+
 def test_a_server_that_cannot_be_searched_by_code_says_what_to_do(
     tmp_path: Path, httpserver: HTTPServer, study: Study
 ) -> None:
@@ -163,8 +184,8 @@ def test_a_run_that_breaks_off_lands_nothing(
 def test_one_failing_site_does_not_cost_the_others(
     tmp_path: Path, httpserver: HTTPServer, study: Study, unused_tcp_port: int
 ) -> None:
-    good = Hospital().serve(httpserver)
-    workspace = workspace_for(tmp_path, good=good, dead=f"http://127.0.0.1:{unused_tcp_port}/fhir")
+    good, dead = Hospital().serve(httpserver), f"http://127.0.0.1:{unused_tcp_port}/fhir"
+    workspace = workspace_for(tmp_path, good=good, dead=dead, dead2=dead)
     with pytest.raises(PartlyExtractedError, match=r"1 of 2 sites failed: dead: .*no answer") as caught:
         extract_sites(workspace, ["dead", "good"], [study])
     assert caught.value.exit_status == 3
@@ -172,6 +193,8 @@ def test_one_failing_site_does_not_cost_the_others(
     assert list_runs(workspace.landing) == [caught.value.results[0].run]
     with pytest.raises(SiteError, match="no answer from the server"):
         extract_sites(workspace, ["dead"], [study])
+    with pytest.raises(SiteError, match=r"no site could be read: dead: .* / dead2: "):
+        extract_sites(workspace, ["dead", "dead2"], [study])
     assert [r.site for r in extract_sites(workspace, ["good"], [study])] == ["good"]
 
 

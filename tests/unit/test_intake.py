@@ -186,7 +186,7 @@ def test_incomplete_resources_are_never_landed(workspace: Workspace, folder: Pat
     (folder / "x.ndjson").write_bytes(subset + b"\n" + PATIENT)
     result = import_folder(workspace, folder, "a")
     assert result.resources == {"Patient": 1}
-    assert "1 incomplete resources" in result.warnings[0]
+    assert result.warnings == ("incomplete (tagged SUBSETTED), and not landed: 1",)
 
 
 def test_an_undeclared_site_is_declared_once_something_landed(workspace: Workspace, folder: Path) -> None:

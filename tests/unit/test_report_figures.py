@@ -187,7 +187,7 @@ def test_an_estimate_without_a_number_is_a_row_that_says_why() -> None:
 
 def test_a_refused_model_without_an_estimate_is_a_row_too() -> None:
     refused = [
-        Refusal(analysis="landmark_cox", reason="one arm is empty"),
+        Refusal(analysis="landmark_cox, day 7 at site alpha", reason="one arm is empty"),
         Refusal(analysis="landmark_cox", reason=example.REFUSED),
     ]
     groups = forest.forest_groups(example.evidence(refused=refused), NAMES)

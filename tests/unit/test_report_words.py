@@ -135,7 +135,7 @@ def test_criteria_in_words() -> None:
         {"kind": "index_period", "name": "p", "not_before": "2019-01-01", "not_after": "2024-12-31"}
     )
     assert criterion_words(age) == "Age at time zero at least 18 years"
-    assert criterion_words(absent) == "Not recorded: condition of code list other cancer, up to day 0"
+    assert criterion_words(absent) == "Not recorded: condition of code list other_cancer, up to day 0"
     assert criterion_words(period) == "Time zero not before 2019-01-01 and not after 2024-12-31"
 
 
@@ -149,7 +149,10 @@ def test_the_target_trial_names_every_element_and_its_emulation() -> None:
         "start by day 180 (inclusive), unless the disease has progressed first"
         in elements["Treatment strategies"].trial[0]
     )
-    assert "New users: no drug in the 180 days before time zero" in elements["Eligibility"].trial
+    assert (
+        "New users: no record of code list drug in the 180 days before time zero"
+        in elements["Eligibility"].trial
+    )
     assert any("37 started after progression" in line for line in elements["Treatment strategies"].emulation)
     assert elements["Assignment"].emulation[0].startswith("Not at random. Taken as comparable given age")
     assert elements["Follow-up"].emulation == ("The living are censored at their last recorded care",)
@@ -183,6 +186,34 @@ def test_baseline_shares_leave_the_missing_out_and_mark_imbalance() -> None:
     assert not lines["Sex", "female"].is_imbalanced
     assert lines["LDH (log U/L)", "mean (SD)"].cells[1] == "not estimable"
     assert [line.cells for line in table.lines if line.statistic == "missing"] == [("30", "1"), ("11", "21")]
+
+
+def test_a_coded_level_is_a_share_only_where_its_mean_is_one() -> None:
+    """Regression: 1 for male and 2 for female have a mean that is no share of anything."""
+    row = next(r for r in evidence().baseline if r.level == "female")
+    coded = [row.model_copy(update={"n": 200, "mean": 0.25, "sd": 0.43})]
+    for codes, statistic, cell in (
+        ({"female": 1, "male": 0}, "female", "25\u202f% of 200"),
+        ({"female": 2, "male": 1}, "female, mean code (SD)", "0.25 (0.43)"),
+    ):
+        changed = protocol()
+        changed["covariates"][1]["values"] = codes
+        document = evidence(baseline=coded, protocol=changed)
+        line = tables.baseline(document, words.protocol_of(document)).lines[0]
+        assert (line.statistic, line.cells) == (statistic, (cell,))
+
+
+def test_a_step_of_the_protocol_is_said_in_words() -> None:
+    document = evidence()
+    steps = {a.step: a for a in tables.attrition(document, words.protocol_of(document))}
+    assert steps["adult"].rule == "Age at time zero at least 18 years"
+    assert (steps["adult"].before, steps["adult"].excluded, steps["adult"].after) == ("901", "4", "897")
+    assert steps["new user"].rule == ""
+
+
+def test_a_refusal_is_named_by_its_analysis_and_keeps_its_place() -> None:
+    assert words.analysis_name("landmark_cox, day 60 at site a_b") == "Landmark Cox model, day 60 at site a_b"
+    assert words.analysis_name("something_else") == "something else"
 
 
 def test_follow_up_counts_deaths_and_days_by_exposure() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwe.survival.data import (
@@ -182,6 +184,7 @@ patient = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(patient, min_size=1, max_size=6))
 def test_splitting_loses_no_day_and_no_event_and_every_row_has_the_value_of_its_time(drawn_patients):
     rows, changes = [], []
@@ -268,3 +271,13 @@ def test_unknown_infinite_repeated_and_textual_covariates_are_named():
         exposure_split(cohort, ["group"])
     with pytest.raises(SurvivalDataError, match="landmark day -1"):
         landmark_split(cohort, -1)
+
+
+def test_nullable_integers_and_decimals_as_a_database_gives_them_are_read():
+    patients = table([("p", 10, True, 3.0), ("q", 5, False, NEVER)]).patients
+    patients = patients.astype({"start_day": "Int64", "time_days": "Int32"})
+    patients["age"] = [Decimal("61.5"), None]
+    rows = exposure_split(CohortTable(patients, no_changes()), ["age"])
+    assert drawn(rows) == [(0, 3, False, False, 61.5), (3, 10, True, True, 61.5)]
+    assert rows.n_dropped == 1
+    assert naive_split(CohortTable(patients, no_changes())).counts().patients_exposed == 1

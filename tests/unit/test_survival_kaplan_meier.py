@@ -7,7 +7,7 @@ import math
 import lifelines
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rwe.survival.data import SurvivalDataError
@@ -29,6 +29,7 @@ def product_limit(rows: list[tuple], t: float) -> tuple[float, float]:
     return survival, greenwood
 
 
+@settings(deadline=None)
 @given(observations)
 def test_curve_is_the_product_limit_over_risk_sets_with_delayed_entry(rows):
     entry, stop, died = (list(column) for column in zip(*rows, strict=True))
@@ -48,6 +49,7 @@ def test_curve_is_the_product_limit_over_risk_sets_with_delayed_entry(rows):
         assert found.is_beyond_follow_up == (found.time > max(stop) and survival > 0)
 
 
+@settings(deadline=None)
 @given(observations)
 def test_curve_agrees_with_lifelines_without_entry(rows):
     stop, died = [r[1] for r in rows], [r[2] for r in rows]
@@ -61,6 +63,7 @@ def test_curve_agrees_with_lifelines_without_entry(rows):
     np.testing.assert_allclose(curve.ci_high[inside], limits[inside, 1], atol=1e-9)
 
 
+@settings(deadline=None)
 @given(observations, st.randoms())
 def test_neither_order_nor_splitting_of_rows_changes_the_curve(rows, random):
     pieces = []
@@ -152,6 +155,7 @@ def test_median_follow_up_counts_leaving_alive_as_the_event():
     assert median_follow_up(cohort).estimate == 25
 
 
+@settings(deadline=None)
 @given(observations)
 def test_median_lies_between_its_limits(rows):
     curve = kaplan_meier([r[1] for r in rows], [r[2] for r in rows])

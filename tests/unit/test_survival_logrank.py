@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lifelines.statistics
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwe.survival.data import SurvivalDataError, exposure_split, naive_split
@@ -39,6 +39,7 @@ def columns(rows: list[tuple]) -> dict[str, list]:
     )
 
 
+@settings(deadline=None)
 @given(observations)
 def test_sums_are_those_of_the_definition_with_entry_and_strata(rows):
     found = logrank(**columns(rows))
@@ -55,6 +56,7 @@ def test_sums_are_those_of_the_definition_with_entry_and_strata(rows):
         assert found.warnings
 
 
+@settings(deadline=None)
 @given(observations)
 def test_swapping_the_groups_changes_no_chi_square(rows):
     one = logrank(**columns(rows))

@@ -177,7 +177,8 @@ def _cox(task: _Task, rows: CountingProcess, findings: Findings) -> None:
         level=task.protocol.confidence_level,
     )
     hr = fit.hazard_ratio()
-    is_ok = fit.converged and hr.estimate is not None
+    # Where only another coefficient runs away, the exposure's is the limit of its estimate and stands.
+    is_ok = hr.estimate is not None and (fit.converged or bool(fit.diverged))
     findings.estimates.append(
         _estimate(
             task,
@@ -185,7 +186,7 @@ def _cox(task: _Task, rows: CountingProcess, findings: Findings) -> None:
             "hazard_ratio",
             f"Cox model, {a.ties.capitalize()} ties",
             warnings=[*fit.warnings, *_few_events(task.protocol, fit)],
-            effect_type="conditional" if a.adjusted_for else "marginal",
+            effect_type="conditional" if a.adjusted_for or fit.strata else "marginal",
             estimate=hr.estimate,
             log_estimate=hr.log_estimate,
             se=hr.se,

@@ -55,8 +55,12 @@ def days(value: float | None) -> str:
     """Days, with months beside them."""
     if value is None:
         return NOT_ESTIMABLE
-    whole = count(int(value)) if float(value).is_integer() else f"{value:.1f}"
-    return f"{whole} days ({months(value)})"
+    return f"{whole_days(value)} days ({months(value)})"
+
+
+def whole_days(value: float) -> str:
+    """A number of days, with a decimal only where it has one."""
+    return count(int(value)) if float(value).is_integer() else f"{value:.1f}"
 
 
 def months(value_days: float | None) -> str:

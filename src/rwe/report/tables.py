@@ -281,15 +281,17 @@ class EstimateTable:
 
 
 def estimates(evidence: Evidence, names: Names) -> EstimateTable:
-    """Every estimate of the evidence, in its order; none is left out."""
+    """Every estimate, numbered as in the evidence; none is left out. Primary first, biased last."""
     found = [s for e in evidence.estimates for s in (*e.n_by_strategy, *e.events_by_strategy)]
     arms = names.strategy_order(found)
     rows = [_estimate(i, e, names, arms) for i, e in enumerate(evidence.estimates, start=1)]
-    compares = [e.contrast.reference is not None for e in evidence.estimates]
+    single = {i for i, e in enumerate(evidence.estimates, start=1) if e.contrast.reference is None}
     return EstimateTable(
         strategies=tuple(names.strategy(a) for a in arms),
-        comparisons=tuple(r for r, is_comparison in zip(rows, compares, strict=True) if is_comparison),
-        one_arm=tuple(r for r, is_comparison in zip(rows, compares, strict=True) if not is_comparison),
+        comparisons=tuple(
+            sorted((r for r in rows if r.number not in single), key=lambda r: (not r.is_primary, r.is_biased))
+        ),
+        one_arm=tuple(r for r in rows if r.number in single),
     )
 
 
@@ -352,7 +354,13 @@ def _quantity(e: Estimate, names: Names) -> str:
 def _limits(e: Estimate) -> str:
     if e.ci_level is None and e.ci_low is None and e.ci_high is None:
         return ""
-    return f"{formats.level(e.ci_level)} {interval(natural(e, e.ci_low), natural(e, e.ci_high))}"
+    if e.estimand == "median_days":
+        low, high = (
+            NOT_ESTIMABLE if v is None else f"{formats.whole_days(v)} days" for v in (e.ci_low, e.ci_high)
+        )
+    else:
+        low, high = natural(e, e.ci_low), natural(e, e.ci_high)
+    return f"{formats.level(e.ci_level)} {interval(low, high)}"
 
 
 def _error(e: Estimate) -> str:
@@ -399,7 +407,7 @@ def codelists(evidence: Evidence) -> list[CodelistTable]:
 
 
 def resource_types(evidence: Evidence) -> list[str]:
-    """All resource types any site has, by name: the columns of the table of sites."""
+    """All resource types any site has, by name: the rows of the table of sites."""
     return sorted({t for s in evidence.sites for t in s.resources})
 
 

@@ -99,8 +99,8 @@ class CoxFit:
 
     `diverged` are coefficients along which the likelihood rises without end: `converged` is False, they are
     NaN and `warnings` says why. The others are then the limits of their estimates. If Newton's method fails
-    otherwise, `converged` is False and all are NaN. `loglik_null` is at 0, `loglik` at the optimum or near its
-    limit.
+    otherwise, `converged` is False and all are NaN. `loglik_null` is at 0, `loglik` at the optimum or close
+    to its limit.
     `events_exposed` and `events_unexposed` are None unless the model has a 0/1 covariate named "exposed".
     """
 
@@ -138,11 +138,11 @@ class CoxFit:
         j = self.names.index(name)
         return HazardRatio(
             name=name,
-            estimate=_finite(np.exp(self.coefficients[j])),
+            estimate=_exp(self.coefficients[j]),
             log_estimate=_finite(self.coefficients[j]),
             se=_finite(self.se[j]),
-            ci_low=_finite(np.exp(self.ci_low[j])),
-            ci_high=_finite(np.exp(self.ci_high[j])),
+            ci_low=_exp(self.ci_low[j]),
+            ci_high=_exp(self.ci_high[j]),
             z=_finite(self.z[j]),
             p_value=_finite(self.p_value[j]),
         )
@@ -432,3 +432,8 @@ def _why_runaway(data: CoxData, j: int) -> str:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _exp(value: float) -> float | None:
+    with np.errstate(over="ignore"):
+        return _finite(np.exp(value))

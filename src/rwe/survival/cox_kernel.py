@@ -1,7 +1,7 @@
 """The sums behind every Cox model: log partial likelihood, score, information, residuals, baseline hazard.
 
-Rows are at risk on (start, stop]. The distinct event times of all strata lie on one line of slots, and a row is
-at risk in an interval of them: one evaluation is a few sums over intervals, without a loop over rows or times.
+Rows are at risk on (start, stop]. The distinct event times of all strata lie on one line of slots, and a row
+is at risk in an interval of them: one evaluation is a few sums over intervals, no loop over rows or times.
 
 Notation of Therneau & Grambsch 2000: S0, S1 are sums of w exp(eta) and w exp(eta) x over a risk set, D0, D1
 the same over its events. With d tied events of mean weight m, Efron's approximation replaces them by d terms

@@ -160,8 +160,7 @@ class CountingProcess:
 
 def follow_up_days(table: CohortTable) -> FloatArray:
     """Days of follow-up of each patient; zero follow-up counts as half a day."""
-    days: FloatArray = table.patients["time_days"].to_numpy(dtype=np.float64)
-    return np.maximum(days, 0.5)
+    return np.maximum(_numbers(table.patients, "time_days", "patients"), 0.5)
 
 
 def exposure_split(
@@ -220,9 +219,9 @@ def landmark_split(
     """
     if day < 0 or int(day) != day:
         raise SurvivalDataError(f"the landmark day {day} is not a whole day on or after index")
-    time = table.patients["time_days"].to_numpy(dtype=np.float64)
+    time = _numbers(table.patients, "time_days", "patients")
     at_risk = time > day
-    started = table.patients["start_day"].to_numpy(dtype=np.float64) <= day
+    started = _numbers(table.patients, "start_day", "patients") <= day
     return _fixed_groups(
         table, at_risk=at_risk, stop=time - day, exposed=started, day=day, names=(covariates, time_varying)
     )
@@ -312,8 +311,8 @@ def _halves(days: FloatArray) -> IntArray:
 
 def _exposure_start_halves(table: CohortTable) -> IntArray:
     """Start of exposure in half days after the rule for starts on the last day; -1 for never."""
-    start = table.patients["start_day"].to_numpy(dtype=np.float64)
-    time = table.patients["time_days"].to_numpy(dtype=np.float64)
+    start = _numbers(table.patients, "start_day", "patients")
+    time = _numbers(table.patients, "time_days", "patients")
     moved = np.where(start == time, np.maximum(start - 0.5, 0.0), start)
     return _halves(np.where(np.isnan(moved), -0.5, moved))
 
@@ -391,9 +390,10 @@ def _refuse(is_wrong: npt.ArrayLike, what: str, table: str) -> None:
 
 def _numbers(frame: pd.DataFrame, column: str, table: str) -> FloatArray:
     try:
-        return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        values: FloatArray = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         raise SurvivalDataError(f"{column} is not numeric", where=table) from None
+    return values
 
 
 def _check_patients(frame: pd.DataFrame) -> None:

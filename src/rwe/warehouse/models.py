@@ -151,7 +151,7 @@ _NOT_PORTABLE: tuple[tuple[type[exp.Expression], str], ...] = (
     (exp.Bracket, "a list subscript"),
     (exp.Lambda, "a lambda"),
     (exp.Parameter, "a parameter"),
-    (exp.Placeholder, "a placeholder"),
+    (exp.Placeholder, "a parameter"),
 )
 
 

@@ -1,0 +1,579 @@
+"""The rules that turn events into a cohort: death, eligibility, attrition, covariates, follow-up, survival."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.drawn import run
+
+PROTOCOL = "study\ns"
+ANN_INDEX = "patient_id | index_date\nann | 2020-01-01"
+
+
+def death(
+    record: str, expected: str, last_contact: str | None = "2020-03-10", protocol: str = PROTOCOL
+) -> None:
+    given = {
+        "study.protocol": protocol,
+        "cohort.index_event": ANN_INDEX,
+        "staging.patient": record,
+    }
+    if last_contact:
+        given["cohort.last_contact"] = f"patient_id | last_contact_date\nann | {last_contact}"
+    run("cohort.death", given, expected)
+
+
+KNOWN_DAY = """
+patient_id | deceased_day | deceased_precision | deceased_first_day | deceased_last_day
+ann        | 2020-03-31   | day                | 2020-03-31         | 2020-03-31
+"""
+KNOWN_MONTH = """
+patient_id | deceased_precision | deceased_first_day | deceased_last_day
+ann        | month              | 2020-03-01         | 2020-03-31
+"""
+KNOWN_YEAR = """
+patient_id | deceased_precision | deceased_first_day | deceased_last_day
+ann        | year               | 2020-01-01         | 2020-12-31
+"""
+NO_DATE = "patient_id | deceased_boolean\nann | true"
+
+
+def test_a_recorded_day_of_death_is_the_day_of_death() -> None:
+    death(
+        KNOWN_DAY,
+        """
+        patient_id | death_date | source             | precision | is_date_imputed | has_conflict
+        ann        | 2020-03-31 | deceased_date_time | day       | false           | false
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    ("last_contact", "day", "conflict"),
+    [
+        ("2020-03-10", "2020-03-15", "false"),
+        ("2020-03-15", "2020-03-15", "false"),
+        ("2020-03-20", "2020-03-20", "false"),
+        ("2020-04-20", "2020-03-31", "true"),
+    ],
+)
+def test_a_death_known_to_the_month_is_its_middle_but_never_before_the_last_contact_in_it(
+    last_contact: str, day: str, conflict: str
+) -> None:
+    death(
+        KNOWN_MONTH,
+        f"death_date | precision | is_date_imputed | has_conflict\n{day} | month | true | {conflict}",
+        last_contact,
+    )
+
+
+def test_a_death_known_to_the_year_is_its_middle() -> None:
+    death(KNOWN_YEAR, "death_date | precision\n2020-07-01 | year")
+
+
+def test_a_death_known_to_the_month_has_no_date_if_the_protocol_excludes_it() -> None:
+    death(
+        KNOWN_MONTH,
+        "patient_id | death_date | is_date_imputed\nann | | true",
+        protocol="incomplete_death_date\nexclude",
+    )
+
+
+def test_a_death_on_no_known_day_is_at_last_contact_or_has_no_date() -> None:
+    death(NO_DATE, "death_date | source | precision\n2020-03-10 | deceased_boolean | none")
+    death(NO_DATE, "patient_id | death_date\nann |", protocol="death_without_date\nexclude")
+
+
+def test_nobody_is_dead_who_is_not_recorded_as_dead() -> None:
+    death("patient_id | deceased_boolean\nann | false", "patient_id")
+    death("patient_id | deceased_boolean\nann |", "patient_id")
+
+
+def test_care_after_the_day_of_death_is_a_conflict_and_the_death_stands() -> None:
+    death(KNOWN_DAY, "death_date | has_conflict\n2020-03-31 | true", last_contact="2020-04-01")
+    death(KNOWN_DAY, "death_date | has_conflict\n2020-03-31 | false", last_contact="2020-03-31")
+
+
+def test_a_death_that_is_also_recorded_as_alive_is_a_conflict() -> None:
+    death(
+        """
+        patient_id | deceased_boolean | deceased_day | deceased_first_day | deceased_last_day
+        ann        | false            | 2020-03-31   | 2020-03-31         | 2020-03-31
+        """,
+        "death_date | has_conflict\n2020-03-31 | true",
+    )
+
+
+def test_a_death_dated_after_the_record_was_fetched_has_no_known_day() -> None:
+    death(
+        """
+        patient_id | deceased_day | deceased_precision | deceased_first_day | deceased_last_day | landed_day
+        ann        | 2920-03-31   | day                | 2920-03-31         | 2920-03-31        | 2020-06-01
+        """,
+        "death_date | precision | has_conflict\n2020-03-10 | none | true",
+    )
+
+
+STEPS = """
+step_number | step      | kind      | criterion
+1           | criterion | criterion | criterion
+"""
+
+
+def criterion(rule: str, given: dict[str, str], is_met: bool) -> None:
+    run(
+        "cohort.eligibility",
+        {
+            "study.protocol": PROTOCOL,
+            "study.step": STEPS,
+            "study.criterion": rule,
+            "cohort.index_event": ANN_INDEX,
+            **given,
+        },
+        f"patient_id | step | is_met\nann | criterion | {str(is_met).lower()}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("age", "is_met"), [("17.99", False), ("18", True), ("75", True), ("75.01", False), ("", False)]
+)
+def test_age_bounds_are_inclusive_and_an_unknown_age_is_not_eligible(age: str, is_met: bool) -> None:
+    criterion(
+        "criterion | kind | min_value | max_value\ncriterion | age_at_index | 18 | 75",
+        {"cohort.demographic": f"patient_id | age_years\nann | {age}"},
+        is_met,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first_day", "last_day", "is_met"),
+    [
+        ("2020-01-01", "2020-01-01", True),
+        ("2020-01-02", "2020-01-02", False),
+        ("2019-12-02", "2019-12-02", True),
+        ("2019-12-01", "2019-12-01", False),
+        ("2019-12-02", "2019-12-31", True),
+        ("2019-12-01", "2019-12-31", False),
+        ("", "", False),
+    ],
+)
+def test_an_event_must_surely_lie_in_its_window(first_day: str, last_day: str, is_met: bool) -> None:
+    recorded = {
+        "cohort.codelist_match": f"""
+        codelist | kind      | patient_id | first_day   | last_day
+        dlbcl    | condition | ann        | {first_day} | {last_day}
+        """
+    }
+    rule = """
+    criterion | kind      | codelist | from_day | to_day | must_be_present
+    criterion | condition | dlbcl    | -30      | 0      | {present}
+    """
+    criterion(rule.format(present="true"), recorded, is_met)
+    criterion(rule.format(present="false"), recorded, not is_met)
+
+
+def test_an_event_of_another_kind_does_not_meet_a_criterion() -> None:
+    criterion(
+        """
+        criterion | kind      | codelist | from_day | to_day | must_be_present
+        criterion | procedure | dlbcl    |          | 0      | true
+        """,
+        {
+            "cohort.codelist_match": """
+            codelist | kind      | patient_id | first_day  | last_day
+            dlbcl    | condition | ann        | 2019-12-02 | 2019-12-02
+            """
+        },
+        False,
+    )
+
+
+@pytest.mark.parametrize(("value", "is_met"), [("1.9", False), ("2", True), ("4", True), ("4.1", False)])
+def test_value_bounds_are_inclusive(value: str, is_met: bool) -> None:
+    criterion(
+        "criterion | kind | min_value | max_value\ncriterion | observation | 2 | 4",
+        {
+            "cohort.observed_value": f"purpose | name | patient_id | value_number\n"
+            f"criterion | criterion | ann | {value}"
+        },
+        is_met,
+    )
+
+
+def test_a_missing_value_does_not_meet_a_criterion() -> None:
+    criterion("criterion | kind\ncriterion | observation", {}, False)
+
+
+@pytest.mark.parametrize(
+    ("not_before", "not_after", "is_met"),
+    [
+        ("2020-01-01", "2020-01-01", True),
+        ("2020-01-02", "", False),
+        ("", "2019-12-31", False),
+        ("", "", True),
+    ],
+)
+def test_the_calendar_period_of_index_is_inclusive(not_before: str, not_after: str, is_met: bool) -> None:
+    criterion(
+        f"criterion | kind | not_before | not_after\ncriterion | index_period | {not_before} | {not_after}",
+        {},
+        is_met,
+    )
+
+
+def step(kind: str, given: dict[str, str], is_met: bool, protocol: str = PROTOCOL) -> None:
+    tables = {
+        "study.protocol": protocol,
+        "study.step": f"step_number | step | kind\n1 | {kind} | {kind}",
+        "cohort.index_event": ANN_INDEX,
+        **given,
+    }
+    run("cohort.eligibility", tables, f"patient_id | is_met\nann | {str(is_met).lower()}")
+
+
+@pytest.mark.parametrize(
+    ("day", "end_day", "tier", "is_met"),
+    [
+        ("2019-12-31", "", "administration", False),
+        ("2019-07-05", "", "administration", False),
+        ("2019-07-04", "", "administration", True),
+        ("2019-01-01", "2019-07-05", "administration", False),
+        ("2019-01-01", "2019-07-04", "administration", True),
+        ("2020-01-01", "", "administration", True),
+        ("2019-12-31", "", "request", True),
+    ],
+)
+def test_new_users_had_no_counted_exposure_in_the_washout(
+    day: str, end_day: str, tier: str, is_met: bool
+) -> None:
+    step(
+        "new_user",
+        {
+            "study.exposure_tier": "tier\nadministration",
+            "cohort.codelist_match": f"""
+            codelist     | kind       | patient_id | tier   | first_day | last_day | end_day
+            lenalidomide | medication | ann        | {tier} | {day}     | {day}    | {end_day}
+            """,
+        },
+        is_met,
+        protocol="has_washout | washout_days\ntrue | 180",
+    )
+
+
+def test_a_washout_without_days_reaches_over_the_whole_record() -> None:
+    step(
+        "new_user",
+        {
+            "study.exposure_tier": "tier\nadministration",
+            "cohort.codelist_match": """
+            codelist     | kind       | patient_id | tier           | first_day  | last_day
+            lenalidomide | medication | ann        | administration | 1999-01-01 | 1999-12-31
+            """,
+        },
+        False,
+        protocol="has_washout | washout_days\ntrue |",
+    )
+
+
+def test_a_death_before_index_excludes_and_one_on_the_index_day_does_not() -> None:
+    rule = "death_not_before_index"
+    step(rule, {"cohort.death": "patient_id | death_date\nann | 2019-12-31"}, False)
+    step(rule, {"cohort.death": "patient_id | death_date\nann | 2020-01-01"}, True)
+    step(rule, {}, True)
+
+
+def test_a_death_to_which_the_rules_give_no_day_excludes() -> None:
+    step("death_day_known", {"cohort.death": "patient_id | death_date\nann |"}, False)
+    step("death_day_known", {"cohort.death": "patient_id | death_date\nann | 2020-02-01"}, True)
+    step("death_day_known", {}, True)
+
+
+def test_whoever_has_no_patient_record_or_no_index_day_is_excluded() -> None:
+    step("patient_known", {}, False)
+    step("patient_known", {"cohort.demographic": "patient_id | is_patient_known\nann | true"}, True)
+    step("index_day_known", {"cohort.index_event": "patient_id | index_date\nann |"}, False)
+
+
+def test_an_index_event_after_the_data_cut_off_is_not_known_at_it() -> None:
+    step("index_before_cutoff", {}, False, protocol="data_cutoff\n2019-12-31")
+    step("index_before_cutoff", {}, True, protocol="data_cutoff\n2020-01-01")
+
+
+def test_attrition_counts_a_patient_at_the_first_step_that_excludes() -> None:
+    run(
+        "cohort.attrition",
+        {
+            "study.step": "step_number | step\n1 | index_event\n2 | adult\n3 | dlbcl\n4 | analysed",
+            "cohort.eligibility": """
+            patient_id | step_number | is_met
+            ann        | 1           | true
+            ann        | 2           | true
+            ann        | 3           | true
+            ann        | 4           | true
+            bob        | 1           | true
+            bob        | 2           | false
+            bob        | 3           | false
+            bob        | 4           | true
+            cat        | 1           | true
+            cat        | 2           | true
+            cat        | 3           | false
+            cat        | 4           | true
+            """,
+        },
+        """
+        step_number | step        | n_before | n_excluded | n_after
+        1           | index_event | 3        | 0          | 3
+        2           | adult       | 3        | 1          | 2
+        3           | dlbcl       | 2        | 1          | 1
+        4           | analysed    | 1        | 0          | 1
+        """,
+    )
+
+
+def test_attrition_of_a_study_without_patients_is_zeros() -> None:
+    run(
+        "cohort.attrition",
+        {"study.step": "study | step_number | step\nt | 1 | index_event"},
+        "study | n_before | n_excluded | n_after\nt | 0 | 0 | 0",
+    )
+
+
+def test_baseline_has_one_row_a_covariate_and_says_what_is_missing() -> None:
+    run(
+        "cohort.baseline",
+        {
+            "study.covariate": """
+            covariate | kind         | transform | origin
+            age       | age_at_index |           |
+            sex       | sex          |           |
+            year      | years_since  |           | 2016-01-01
+            ecog      | observation  | none      |
+            ldh       | observation  | log       |
+            """,
+            "study.covariate_level": "covariate | level | value\nsex | female | 2\nsex | male | 1",
+            "cohort.demographic": """
+            patient_id | index_date | gender  | age_years
+            ann        | 2020-01-01 | female  | 60.5
+            bob        | 2020-01-01 | unknown |
+            """,
+            "cohort.observed_value": """
+            purpose   | name | patient_id | value_number | observed_day
+            covariate | ecog | ann        | 0            | -2
+            covariate | ldh  | ann        | 1            | 0
+            covariate | ldh  | bob        | 0            | 0
+            criterion | ecog | bob        | 3            | 0
+            """,
+        },
+        # 1,461 days from 2016 to 2020 are 4 years; ln 1 = 0; ln 0 is not defined.
+        """
+        patient_id | covariate | value | day | is_missing
+        ann        | age       | 60.5  |     | false
+        ann        | sex       | 2.0   |     | false
+        ann        | year      | 4.0   |     | false
+        ann        | ecog      | 0.0   | -2  | false
+        ann        | ldh       | 0.0   | 0   | false
+        bob        | age       |       |     | true
+        bob        | sex       |       |     | true
+        bob        | year      | 4.0   |     | false
+        bob        | ecog      |       |     | true
+        bob        | ldh       |       | 0   | true
+        """,
+    )
+
+
+def test_a_status_covariate_changes_when_the_last_known_status_changes() -> None:
+    run(
+        "cohort.covariate_change",
+        {
+            "study.covariate": """
+            covariate  | kind           | status
+            in_remiss  | disease_status | responding
+            progressed | disease_status | progressed
+            age        | age_at_index   |
+            """,
+            "cohort.disease_status": """
+            patient_id | status_day | status
+            ann        | -30        | progressed
+            ann        | 0          | progressed
+            ann        | 28         | responding
+            ann        | 60         | responding
+            ann        | 90         | other
+            ann        | 120        | progressed
+            bob        | 28         | other
+            """,
+        },
+        """
+        patient_id | covariate  | day | value
+        ann        | in_remiss  | 28  | 1.0
+        ann        | in_remiss  | 90  | 0.0
+        ann        | progressed | 120 | 1.0
+        """,
+    )
+
+
+def follow_up(given: dict[str, str], expected: str, protocol: str = PROTOCOL) -> None:
+    run(
+        "cohort.follow_up",
+        {
+            "study.protocol": protocol,
+            "cohort.index_event": ANN_INDEX,
+            "cohort.eligibility": "patient_id | step_number | is_met\nann | 1 | true\nann | 2 | true",
+            **given,
+        },
+        expected,
+    )
+
+
+LAST_CONTACT = {"cohort.last_contact": "patient_id | last_contact_date\nann | 2020-04-10"}
+DEATH = {"cohort.death": "patient_id | death_date\nann | 2020-03-31"}
+RELAPSE = {
+    "cohort.intercurrent_event": "patient_id | event | event_date | handling\nann | relapse | {day} | {handling}"
+}
+
+
+def relapse(day: str, handling: str = "composite") -> dict[str, str]:
+    return {name: table.format(day=day, handling=handling) for name, table in RELAPSE.items()}
+
+
+def test_the_living_are_followed_to_their_last_contact() -> None:
+    follow_up(
+        LAST_CONTACT,
+        """
+        patient_id | index_date | end_date   | end_reason    | is_event | time_days
+        ann        | 2020-01-01 | 2020-04-10 | last_activity | false    | 100
+        """,
+    )
+
+
+def test_a_patient_without_any_contact_after_index_has_time_zero() -> None:
+    follow_up(
+        {"cohort.last_contact": "patient_id | last_contact_date\nann | 2020-01-01"},
+        "time_days | is_event\n0 | false",
+    )
+    follow_up({}, "time_days | is_event\n0 | false")
+
+
+def test_a_death_ends_follow_up_whatever_is_recorded_later() -> None:
+    follow_up({**LAST_CONTACT, **DEATH}, "end_reason | is_event | time_days\ndeath | true | 90")
+
+
+def test_a_death_after_the_last_contact_is_not_lost() -> None:
+    follow_up(
+        {**LAST_CONTACT, "cohort.death": "patient_id | death_date\nann | 2021-01-01"},
+        "end_reason | is_event | time_days\ndeath | true | 366",
+    )
+
+
+def test_a_composite_event_counts_as_the_outcome_where_it_comes_first() -> None:
+    given = {**LAST_CONTACT, **DEATH}
+    follow_up(
+        given | relapse("2020-03-30"), "end_reason | is_event | time_days\ncomposite:relapse | true | 89"
+    )
+    follow_up(given | relapse("2020-03-31"), "end_reason | time_days\ndeath | 90")
+    follow_up(given | relapse("2020-04-01"), "end_reason | time_days\ndeath | 90")
+
+
+def test_under_treatment_policy_an_intercurrent_event_changes_nothing() -> None:
+    follow_up(
+        LAST_CONTACT | relapse("2020-02-01", "treatment_policy"),
+        "end_reason | time_days\nlast_activity | 100",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cutoff", "expected"),
+    [
+        ("2020-12-31", "death | true | 90"),
+        ("2020-03-31", "death | true | 90"),
+        ("2020-03-30", "data_cutoff | false | 89"),
+    ],
+)
+def test_at_a_data_cut_off_later_deaths_are_not_known(cutoff: str, expected: str) -> None:
+    follow_up(
+        {**LAST_CONTACT, **DEATH},
+        f"end_reason | is_event | time_days\n{expected}",
+        protocol=f"censoring_rule | data_cutoff\ndata_cutoff | {cutoff}",
+    )
+
+
+def test_at_a_data_cut_off_the_living_count_until_then_whatever_their_last_contact() -> None:
+    follow_up(
+        LAST_CONTACT,
+        "end_date | end_reason | is_event\n2020-12-31 | data_cutoff | false",
+        protocol="censoring_rule | data_cutoff\ndata_cutoff | 2020-12-31",
+    )
+
+
+def test_only_patients_who_meet_every_step_are_followed() -> None:
+    follow_up(
+        {"cohort.eligibility": "patient_id | step_number | is_met\nann | 1 | true\nann | 2 | false"},
+        "patient_id",
+    )
+
+
+def survival(given: dict[str, str], expected: str) -> None:
+    run(
+        "cohort.survival",
+        {
+            "study.protocol": PROTOCOL,
+            "cohort.follow_up": "patient_id | index_date | time_days | is_event | end_reason\n"
+            "ann | 2020-01-01 | 100 | true | death",
+            **given,
+        },
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "seen", "strategy"),
+    [
+        ("0", "0", "maintenance"),
+        ("100", "100", "maintenance"),
+        ("101", "", "no_maintenance"),
+    ],
+)
+def test_a_start_counts_from_the_index_day_to_the_last_day_of_follow_up(
+    start: str, seen: str, strategy: str
+) -> None:
+    survival(
+        {"cohort.exposure_episode": f"patient_id | start_day | kind\nann | {start} | maintenance"},
+        f"patient_id | time_days | is_event | start_day | strategy\nann | 100 | true | {seen} | {strategy}",
+    )
+
+
+def test_the_earliest_start_over_the_counted_tiers_counts() -> None:
+    survival(
+        {
+            "cohort.exposure_episode": """
+            patient_id | tier           | start_day | kind         | is_counted
+            ann        | administration | -20       | before_index | true
+            ann        | request        | 10        | maintenance  | false
+            ann        | dispense       | 30        | maintenance  | true
+            ann        | administration | 20        | maintenance  | true
+            """
+        },
+        "start_day\n20",
+    )
+
+
+def test_salvage_is_no_maintenance_and_is_counted_apart() -> None:
+    survival(
+        {
+            "cohort.exposure_episode": "patient_id | start_day | kind\nann | 95 | salvage",
+            "cohort.progression": "patient_id | progression_day\nann | 90",
+        },
+        """
+        start_day | salvage_start_day | progression_day | strategy
+                  | 95                | 90              | no_maintenance
+        """,
+    )
+
+
+def test_progression_and_salvage_after_follow_up_are_not_seen() -> None:
+    survival(
+        {
+            "cohort.exposure_episode": "patient_id | start_day | kind\nann | 102 | salvage",
+            "cohort.progression": "patient_id | progression_day\nann | 101",
+        },
+        "patient_id | salvage_start_day | progression_day\nann | |",
+    )
