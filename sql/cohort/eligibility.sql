@@ -58,7 +58,7 @@ judged as (
             and n.patient_id = o.patient_id
 ),
 
--- Whoever certainly had the exposure before index, within the washout.
+-- Whoever surely had the exposure before index, and possibly within the washout.
 prior_user as (
     select distinct
         m.study,

@@ -85,7 +85,7 @@ def describe(estimate: Estimate) -> str:
     notes = []
     names = estimate.parameters.adjusted_for
     if names:
-        notes.append(f"adjusted for {', '.join(names) if len(names) < 4 else f'{len(names)} covariates'}")
+        notes.append(f"adjusted for {', '.join(names)}" if len(names) < 4 else "adjusted")
     if "robust" in (estimate.variance_method or ""):
         notes.append("robust")
     if estimate.parameters.ties == "breslow":

@@ -35,11 +35,7 @@ def land(workspace: Workspace, site: str, *resources: dict[str, Any], time_zone:
     return land_lines(workspace, site, lines, time_zone)
 
 
-def land_ndjson(workspace: Workspace, site: str, folder: Path) -> Run:
-    """Land every line of the *.ndjson files in a folder, byte by byte."""
-    lines = (
-        (path.stem, line)
-        for path in sorted(folder.glob("*.ndjson"))
-        for line in path.read_bytes().splitlines()
-    )
-    return land_lines(workspace, site, lines)
+def land_ndjson(workspace: Workspace, site: str, folder: Path, *, backwards: bool = False) -> Run:
+    """Land every line of the *.ndjson files in a folder, byte by byte, if asked the last line first."""
+    lines = [(p.stem, line) for p in sorted(folder.glob("*.ndjson")) for line in p.read_bytes().splitlines()]
+    return land_lines(workspace, site, reversed(lines) if backwards else lines)

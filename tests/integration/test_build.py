@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator
+import fcntl
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ import duckdb
 import pytest
 
 from rwe.config import Workspace
+from rwe.errors import BuildError
+from rwe.intake import import_folder
 from rwe.lake.pseudonyms import Pseudonymiser
-from rwe.study import load_study
+from rwe.study import Study, load_study
+from rwe.warehouse import build as build_module
 from rwe.warehouse.build import build
-from tests.integration.landed import land, land_lines, land_ndjson, new_workspace
+from rwe.warehouse.models import Check
+from tests.integration.landed import land, land_ndjson, new_workspace
 from tests.support import ROOT, shared
 
 CASES = {
@@ -33,7 +38,7 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
         return db.execute(query).fetchall()
 
 
-def case_study(name: str):
+def case_study(name: str) -> Study:
     return load_study(ROOT / "tests" / "cases_studies" / f"{name.split(maxsplit=1)[0]}.yaml")
 
 
@@ -111,3 +116,210 @@ def test_baseline_covariates_of_a_known_case(
         for covariate, column in columns.items():
             found = values[pseudonyms[r["site"], r["patient_id"]], covariate]
             assert found == pytest.approx(float(r[column]), abs=tolerance), (covariate, column)
+
+
+RAW_ID = "zq7secret"
+
+
+def infused(identity: str = RAW_ID, day: str = "2020-01-01", **fields: Any) -> list[dict[str, Any]]:
+    """A patient and one infusion."""
+    return [
+        {"resourceType": "Patient", "id": identity, "gender": "female", "birthDate": "1960-01-01", **fields},
+        drug(identity, "L01XL03", day),
+    ]
+
+
+def drug(identity: str, atc: str, day: str, status: str = "completed") -> dict[str, Any]:
+    return {
+        "resourceType": "MedicationAdministration",
+        "id": f"{identity}-{atc}-{day}",
+        "status": status,
+        "subject": {"reference": f"Patient/{identity}"},
+        "medicationCodeableConcept": {"coding": [{"system": "http://www.whocc.no/atc", "code": atc}]},
+        "effectiveDateTime": day,
+    }
+
+
+def test_foreign_samples_go_through_and_every_line_is_accounted_for(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    landed = import_folder(workspace, shared("fhir-samples"), "samples")
+    result = build(workspace, [load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml")])
+    counted = dict(
+        rows(result.path, "select resource_type, landed from meta.reconciliation order by resource_type")
+    )
+    assert counted == landed.resources
+    assert sum(counted.values()) > 400
+    unaccounted = rows(
+        result.path,
+        "select * from meta.reconciliation"
+        " where landed <> in_lake + superseded + duplicate + quarantined + not_mapped",
+    )
+    assert unaccounted == []
+    reasons = rows(
+        result.path,
+        "select count(*) from meta.quarantine where action = 'reject' and rule is not null",
+    )
+    assert reasons == rows(result.path, "select sum(quarantined) from meta.reconciliation")
+
+
+def test_an_infusion_entered_in_error_is_no_index_event(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    wrong = infused("wrong")
+    wrong[1]["status"] = "entered-in-error"
+    land(workspace, "north", *wrong, *infused("right"))
+    corrected = drug("right", "L01XL03", "2020-01-01", "entered-in-error")
+    result = build(workspace, [case_study("stanford_heart")])
+    assert rows(result.path, "select count(*) from cohort.survival") == [(1,)]
+    land(workspace, "north", corrected)
+    result = build(workspace, [case_study("stanford_heart")])
+    assert rows(result.path, "select count(*) from cohort.survival") == [(0,)]
+
+
+def test_the_published_file_is_read_only_and_holds_no_raw_id_and_no_lake(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused(name=[{"family": RAW_ID}]), drug(RAW_ID, "L04AX04", "2020-02-01"))
+    result = build(workspace, [case_study("stanford_heart")])
+    assert result.path == workspace.database
+    assert result.path.stat().st_mode & 0o777 == 0o444
+    assert RAW_ID.encode() not in result.path.read_bytes()
+    assert str(workspace.lake).encode() not in result.path.read_bytes()
+    schemas = {s for (s,) in rows(result.path, "select distinct schema_name from duckdb_tables()")}
+    assert schemas == {"study", "staging", "cohort", "meta"}
+    assert rows(result.path, "select count(*) from duckdb_views() where not internal") == [(0,)]
+
+
+def test_the_identity_of_a_build_is_its_content(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused("p1"), *infused("p2", "2020-03-01"))
+    study = case_study("stanford_heart")
+    first, again = build(workspace, [study]), build(workspace, [study])
+    assert first.content_sha256 == again.content_sha256
+    assert rows(again.path, "select content_sha256 from meta.build") == [(again.content_sha256,)]
+    land(workspace, "north", drug("p1", "L04AX04", "2020-02-01"))
+    assert build(workspace, [study]).content_sha256 != first.content_sha256
+
+
+def test_the_order_in_which_lines_land_changes_no_number(tmp_path: Path) -> None:
+    folder = shared("cases/a_stanford_heart")
+    straight, backwards = new_workspace(tmp_path / "a"), new_workspace(tmp_path / "b")
+    straight.settings.pseudonyms.key_file.replace(backwards.settings.pseudonyms.key_file)
+    straight.settings.pseudonyms.key_file.write_bytes(backwards.settings.pseudonyms.key_file.read_bytes())
+    straight.settings.pseudonyms.key_file.chmod(0o600)
+    land_ndjson(straight, "site", folder / "fhir")
+    land_ndjson(backwards, "site", folder / "fhir", backwards=True)
+    study = case_study("stanford_heart")
+    assert build(straight, [study]).content_sha256 == build(backwards, [study]).content_sha256
+
+
+def test_several_studies_live_in_one_database_and_none_is_fine(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused())
+    empty = build(workspace, [])
+    assert rows(empty.path, "select count(*) from cohort.survival") == [(0,)]
+    both = build(workspace, [case_study("stanford_heart"), case_study("tiny_7v9")])
+    found = rows(both.path, "select study, count(*) from cohort.survival group by study order by study")
+    assert found == [("stanford_heart", 1), ("tiny_7v9", 1)]
+    with pytest.raises(BuildError, match="two studies have the name"):
+        build(workspace, [case_study("tiny_7v9"), case_study("tiny_7v9")])
+
+
+def test_a_workspace_without_any_data_builds(tmp_path: Path) -> None:
+    result = build(new_workspace(tmp_path), [case_study("stanford_heart")])
+    assert rows(result.path, "select step, n_after from cohort.attrition where step = 'analysed'") == [
+        ("analysed", 0)
+    ]
+
+
+def test_a_failed_check_of_severity_error_leaves_the_published_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused("p1"))
+    before = build(workspace, [case_study("stanford_heart")])
+    land(workspace, "north", *infused("p2"))
+    never = Check("never", "select patient_id from cohort.survival", "error", "there is a patient")
+    monkeypatch.setattr(build_module, "load_checks", lambda _: [never])
+    with pytest.raises(BuildError, match="there is a patient: 2 rows"):
+        build(workspace, [case_study("stanford_heart")])
+    assert rows(before.path, "select content_sha256 from meta.build") == [(before.content_sha256,)]
+    assert [p.name for p in workspace.private.iterdir()] == ["build.lock"]
+
+
+def test_a_check_of_severity_warning_is_reported_and_published(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    dead = infused("p1", deceasedDateTime="2020-02-01")
+    land(workspace, "north", *dead, drug("p1", "L04AX04", "2020-03-01"))
+    result = build(workspace, [case_study("stanford_heart")])
+    assert [(f.check, f.severity, f.rows) for f in result.quality] == [("activity_after_death", "warning", 1)]
+    query = 'select "check", "rows" from meta.quality where "rows" > 0'
+    assert rows(result.path, query) == [("activity_after_death", 1)]
+
+
+def test_a_private_build_leaves_the_published_database(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused())
+    published = build(workspace, [])
+    private = build(workspace, [case_study("stanford_heart")], target=workspace.private / "x" / "mine.duckdb")
+    assert private.path == workspace.private / "x" / "mine.duckdb"
+    assert rows(published.path, "select count(*) from study.protocol") == [(0,)]
+    assert rows(private.path, "select count(*) from study.protocol") == [(1,)]
+
+
+def test_a_stray_write_ahead_log_is_not_replayed_into_the_new_database(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused())
+    path = build(workspace, []).path
+    log = path.with_name(path.name + ".wal")
+    log.write_bytes(b"what a crashed reader left")
+    build(workspace, [case_study("stanford_heart")])
+    assert not log.exists()
+    assert rows(path, "select count(*) from cohort.survival") == [(1,)]
+
+
+def test_a_reader_keeps_its_database_while_a_new_one_is_published(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    land(workspace, "north", *infused("p1"))
+    path = build(workspace, [case_study("stanford_heart")]).path
+    program = (
+        "import duckdb, sys\n"
+        "db = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "count = 'select count(*) from cohort.survival'\n"
+        "print(db.execute(count).fetchone()[0], flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(db.execute(count).fetchone()[0], flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "1\n"
+        land(workspace, "north", *infused("p2"))
+        build(workspace, [case_study("stanford_heart")])
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        assert reader.stdout.readline() == "1\n"
+    assert rows(path, "select count(*) from cohort.survival") == [(2,)]
+
+
+def test_two_builds_do_not_interleave(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    build(workspace, [])
+    with (workspace.private / "build.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BuildError, match="another build of this workspace is under way"):
+            build(workspace, [])
+    build(workspace, [])
+
+
+def test_the_database_is_its_own_dictionary(tmp_path: Path) -> None:
+    path = build(new_workspace(tmp_path), []).path
+    query = (
+        'select comment, table_comment from meta."column"'
+        " where table_schema = 'cohort' and table_name = 'survival' and column_name = 'time_days'"
+    )
+    [(column, table)] = rows(path, query)
+    assert column == "Whole days of follow-up."
+    assert table.startswith("One row a patient of the analysed cohort")
+    query = "select comment from duckdb_columns() where table_name = 'survival' and column_name = 'time_days'"
+    assert rows(path, query) == [("Whole days of follow-up.",)]

@@ -56,7 +56,7 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
     "mixed_units": [
         (
             "cohort.observed_value",
-            "purpose | name | patient_id | value_unit\ncovariate | ldh | ann | U/L\ncovariate | ldh | bob | kat/L",
+            "name | patient_id | value_unit\nldh | ann | U/L\nldh | bob | kat/L",
         )
     ],
 }

@@ -129,7 +129,7 @@ def test_a_record_that_is_no_evidence_matches_nothing() -> None:
     run(
         "cohort.codelist_match",
         {
-            "staging.observation": "observation_id | patient_id | is_valid\no1 | ann | false\no2 | ann | true",
+            "staging.observation": "observation_id | is_valid\no1 | false\no2 | true",
             "staging.observation_code": "observation_id | system | code\no1 | local | x\no2 | local | x",
             "study.codelist": "codelist | system | code\nx | local | x",
         },
@@ -495,7 +495,10 @@ def observed_value(records: str, values: str, expected: str, window: str = "-30 
     run(
         "cohort.observed_value",
         {
-            "study.covariate": f"kind | covariate | codelist | from_day | to_day\nobservation | ldh | ldh | {window}",
+            "study.covariate": f"""
+            kind        | covariate | codelist | from_day | to_day
+            observation | ldh       | ldh      | {window}
+            """,
             "cohort.index_event": ANN_INDEX,
             "cohort.codelist_match": records,
             "staging.observation": values,

@@ -1,4 +1,4 @@
-"""The rules that turn events into a cohort: death, eligibility, attrition, covariates, follow-up, survival."""
+"""The rules that turn events into a cohort: death, eligibility, attrition, covariates, follow-up."""
 
 from __future__ import annotations
 
@@ -260,6 +260,21 @@ def test_new_users_had_no_counted_exposure_in_the_washout(
     )
 
 
+def test_a_vague_exposure_surely_before_index_and_possibly_in_the_washout_excludes() -> None:
+    step(
+        "new_user",
+        {
+            "study.exposure_tier": "tier\nadministration",
+            "cohort.codelist_match": """
+            codelist     | kind       | patient_id | tier           | first_day  | last_day
+            lenalidomide | medication | ann        | administration | 2019-01-01 | 2019-12-31
+            """,
+        },
+        False,
+        protocol="has_washout | washout_days\ntrue | 180",
+    )
+
+
 def test_a_washout_without_days_reaches_over_the_whole_record() -> None:
     step(
         "new_user",
@@ -427,7 +442,10 @@ def follow_up(given: dict[str, str], expected: str, protocol: str = PROTOCOL) ->
 LAST_CONTACT = {"cohort.last_contact": "patient_id | last_contact_date\nann | 2020-04-10"}
 DEATH = {"cohort.death": "patient_id | death_date\nann | 2020-03-31"}
 RELAPSE = {
-    "cohort.intercurrent_event": "patient_id | event | event_date | handling\nann | relapse | {day} | {handling}"
+    "cohort.intercurrent_event": """
+    patient_id | event   | event_date | handling
+    ann        | relapse | {day}      | {handling}
+    """
 }
 
 

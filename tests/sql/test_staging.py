@@ -1,4 +1,6 @@
-"""The rules of the staging tables: what counts as evidence, which code a record has, when a patient was seen."""
+"""The rules of the staging tables: what is evidence, which code a record has, when a patient was seen."""
+
+# ruff: noqa: E501 - drawn tables are as wide as they must be
 
 from __future__ import annotations
 

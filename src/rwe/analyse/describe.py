@@ -76,11 +76,13 @@ def _rows_of(study: Study, survival: pd.DataFrame, covariate: object) -> Iterato
     if isinstance(covariate, StatusCovariate):
         return  # nobody has a status at index that the table could compare
     name, label = covariate.name, covariate.label  # type: ignore[attr-defined]
-    level = None
+    values_at_index, level = survival[name], None
     if isinstance(covariate, SexCovariate):
         level = max(covariate.values, key=lambda k: covariate.values[k])
+        has_level = (values_at_index == covariate.values[level]).astype(float)
+        values_at_index = has_level.where(values_at_index.notna())
     started = survival["start_day"].notna()
-    treated, control = survival.loc[started, name], survival.loc[~started, name]
+    treated, control = values_at_index[started], values_at_index[~started]
     smd = _smd(treated.dropna().to_numpy(), control.dropna().to_numpy())
     strategies = study.protocol.strategies
     for strategy, values in ((strategies.treated.name, treated), (strategies.control.name, control)):

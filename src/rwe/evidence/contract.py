@@ -108,11 +108,13 @@ class AttritionStep(_Part):
 
 
 class BaselineRow(_Part):
+    """A covariate at index in one strategy. With a `level`, `mean` is the share of patients who have it."""
+
     variable: str
     label: str
     level: str | None
     strategy: str
-    n: int
+    n: int = Field(description="Patients in whom it is known.")
     missing: int
     mean: float | None
     sd: float | None

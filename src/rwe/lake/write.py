@@ -76,7 +76,8 @@ def update_lake(workspace: Workspace, *, progress: Progress = SILENT) -> LakeRes
     are gone, and LandingError if a landed file is not what its manifest says; the lake is then as before, or
     lacks the runs not yet brought in.
     """
-    landed = list_runs(workspace.landing)
+    # Oldest first: whether a version without a date is a duplicate depends on the runs before it.
+    landed = sorted(list_runs(workspace.landing), key=lambda r: (r.manifest.started_at, r.run))
     key = workspace.pseudonym_key() if landed else b""
     for folder in (workspace.lake, workspace.quarantine):
         _private_folder(folder)

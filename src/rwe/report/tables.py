@@ -19,7 +19,7 @@ from rwe.report.formats import (
 )
 from rwe.report.specification import criterion_words
 from rwe.report.words import ANALYSES, BIAS, ESTIMANDS, Names, description, names_of
-from rwe.study import Protocol, SexCovariate
+from rwe.study import Protocol
 
 IMBALANCE = 0.1
 """A standardised mean difference beyond this is commonly read as imbalance (Austin 2009)."""
@@ -169,31 +169,20 @@ class BaselineTable:
 def baseline(evidence: Evidence, protocol: Protocol) -> BaselineTable:
     """Table 1 by strategy (ever started), standardised mean differences beside it.
 
-    A level with a mean carries the mean of its coded values over all `n` known; a level without one carries
-    its own patients as `n`. The mean is a share only where the level alone is coded 1 and the others 0.
+    The mean of a row with a level is the share of those who have it.
     """
     names = names_of(protocol)
-    binary = _coded_0_1(protocol)
     arms = names.strategy_order([r.strategy for r in evidence.baseline])
     totals = evidence.cohort.n_by_strategy
     columns = tuple(names.strategy(a) + (f" (n = {count(totals[a])})" if a in totals else "") for a in arms)
     lines: list[BaselineLine] = []
     for variable in dict.fromkeys(r.variable for r in evidence.baseline):
-        lines += _variable(
-            [r for r in evidence.baseline if r.variable == variable], arms, totals, variable in binary
-        )
+        lines += _variable([r for r in evidence.baseline if r.variable == variable], arms)
     has_after = any(r.smd_after is not None for r in evidence.baseline)
     return BaselineTable(columns, tuple(lines), has_after)
 
 
-def _coded_0_1(protocol: Protocol) -> set[str]:
-    sexes = [c for c in protocol.covariates if isinstance(c, SexCovariate)]
-    return {c.name for c in sexes if sorted(c.values.values()) in ([0.0, 1.0], [0.0, 0.0, 1.0])}
-
-
-def _variable(
-    rows: list[BaselineRow], arms: list[str], totals: dict[str, int], is_binary: bool
-) -> list[BaselineLine]:
+def _variable(rows: list[BaselineRow], arms: list[str]) -> list[BaselineLine]:
     """The lines of one variable: its statistics or levels, then what is missing."""
     kinds: list[tuple[str, tuple[str, ...], float | None, float | None]] = []
     for level in dict.fromkeys(r.level for r in rows):
@@ -205,10 +194,7 @@ def _variable(
             kinds.append(("mean (SD)", tuple(map(_mean, found)), smd, after))
             kinds.append(("median [quartiles]", tuple(map(_median, found)), None, None))
         else:
-            is_coded = any(r is not None and r.mean is not None for r in found)
-            kind = f"{humanise(level)}, mean code (SD)" if is_coded and not is_binary else humanise(level)
-            cells = tuple(_mean(r) if is_coded and not is_binary else _share(r, totals) for r in found)
-            kinds.append((kind, cells, smd, after))
+            kinds.append((humanise(level), tuple(map(_share, found)), smd, after))
     missing = {r.strategy: r.missing for r in rows}
     if any(missing.values()):
         kinds.append(("missing", tuple(count(missing[a]) if a in missing else "" for a in arms), None, None))
@@ -225,13 +211,10 @@ def _variable(
     ]
 
 
-def _share(row: BaselineRow | None, totals: dict[str, int]) -> str:
+def _share(row: BaselineRow | None) -> str:
     if row is None:
         return ""
-    if row.mean is not None:
-        return f"{percent(row.mean)} of {count(row.n)}"
-    known = totals.get(row.strategy, 0) - row.missing
-    return f"{count(row.n)} ({percent(row.n / known)})" if known >= row.n and known > 0 else count(row.n)
+    return NOT_ESTIMABLE if row.mean is None else f"{percent(row.mean)} of {count(row.n)}"
 
 
 def _mean(row: BaselineRow | None) -> str:
