@@ -318,17 +318,11 @@ def _store(
     if counts.stored == 0:
         return counts
     earlier = [str(p) for p in sorted(target.parent.glob("run=*.parquet"))]
-    columns = LAKE_TABLES[resource_type]
     order = "updated_at, version_number, run, line"
     seen = "select resource_id, updated_at, version_number, run, line, content_hash, false as is_new from "
     with duckdb.connect() as connection:
-        source = connection.read_json(
-            str(aside / f"{resource_type}.ndjson"),
-            columns=columns,
-            format="newline_delimited",
-            maximum_object_size=_LONGEST_LINE,
-        )
-        source.create("incoming")
+        source = _ndjson(aside / f"{resource_type}.ndjson", LAKE_TABLES[resource_type])
+        connection.execute(f"create table incoming as select * from {source}")  # noqa: S608
         known = "incoming where false"
         if earlier:
             connection.read_parquet(earlier, hive_partitioning=False).create_view("earlier")
@@ -362,15 +356,25 @@ def _store(
 def _store_quarantine(context: _SiteContext, run: Run, aside: Path) -> None:
     part = aside / "quarantine.parquet"
     with duckdb.connect() as connection:
-        source = connection.read_json(
-            str(aside / "quarantine.ndjson"), columns=QUARANTINE_COLUMNS, format="newline_delimited"
-        )
-        source.order("resource_type, line, action, rule, json_path").write_parquet(
-            str(part), compression="zstd"
+        source = _ndjson(aside / "quarantine.ndjson", QUARANTINE_COLUMNS)
+        connection.execute(
+            f"""
+            copy (select * from {source} order by resource_type, line, action, rule, json_path)
+            to '{_quoted(part)}' (format parquet, compression zstd)
+            """  # noqa: S608 - names come from schema.py, the paths are quoted
         )
     target = context.quarantined(run.run)
     _private_folder(target.parent)
     _move_synced(part, target)
+
+
+def _ndjson(path: Path, columns: dict[str, str]) -> str:
+    """The rows of an NDJSON file with exactly these columns, as a table function of DuckDB."""
+    kinds = ", ".join(f"{name}: '{kind}'" for name, kind in columns.items())
+    return (
+        f"read_json('{_quoted(path)}', columns = {{{kinds}}},"
+        f" format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE})"
+    )
 
 
 def _quoted(path: Path) -> str:
