@@ -1,7 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first, from hash-checked locks.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-LOCKS := requirements.lock requirements-dev.lock requirements-uv.lock
 
 .PHONY: help demo test check soak coverage lock wheel clean
 
@@ -31,6 +30,8 @@ lock:  ## resolve the dependencies anew (needs uv); no registry address is writt
 	  pyproject.toml --group build -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	  pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
+	echo 'mitmproxy>=11,<12' | uv pip compile -q --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 - -o requirements-mitmproxy.lock
 	echo uv | uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	  - -o requirements-uv.lock
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import math
 import subprocess
 import sys
 from contextlib import closing
@@ -13,10 +14,13 @@ from typing import Any
 import duckdb
 import pytest
 
-from rwe.config import Workspace
+from rwe.config import Workspace, add_site
 from rwe.errors import BuildError
 from rwe.intake import import_folder
 from rwe.lake.pseudonyms import Pseudonymiser
+from rwe.sandbox.dialects import DialectName
+from rwe.sandbox.hospital import HospitalSpec, write_ndjson
+from rwe.sandbox.truth import Truth, latent_table
 from rwe.study import Study, load_study
 from rwe.warehouse import build as build_module
 from rwe.warehouse.build import build
@@ -116,6 +120,35 @@ def test_baseline_covariates_of_a_known_case(
         for covariate, column in columns.items():
             found = values[pseudonyms[r["site"], r["patient_id"]], covariate]
             assert found == pytest.approx(float(r[column]), abs=tolerance), (covariate, column)
+
+
+@pytest.mark.parametrize("dialect", ["a", "b", "c"])
+def test_the_cohort_of_a_sandbox_hospital_is_its_latent_truth(dialect: DialectName, tmp_path: Path) -> None:
+    spec = HospitalSpec("north", dialect, patients=60, seed=7, truth=Truth(share_messy=0))
+    write_ndjson(spec, tmp_path / "records")
+    workspace = add_site(new_workspace(tmp_path), "north", {"time_zone": spec.manner.time_zone})
+    land_ndjson(workspace, "north", tmp_path / "records")
+    result = build(workspace, [load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml")])
+    found = rows(
+        result.path,
+        "select patient_id, time_days, is_event, start_day, salvage_start_day, progression_day"
+        " from cohort.survival",
+    )
+    truth = latent_table(spec.cohort())
+    key = Pseudonymiser(workspace.pseudonym_key(), "north")
+    days = ("start_day", "salvage_day", "progression_day")
+    expected = [
+        (
+            key.of("Patient", r["patient_id"]),
+            r["time_days"],
+            r["is_event"],
+            *(None if math.isnan(r[d]) else int(r[d]) for d in days),
+        )
+        for r in truth.to_dict("records")
+    ]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    assert any(r[3] is not None for r in found)
+    assert any(r[4] is not None for r in found)
 
 
 RAW_ID = "zq7secret"

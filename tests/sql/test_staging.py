@@ -404,12 +404,15 @@ def test_no_contact_is_a_record_that_does_not_count_or_a_day_after_the_landing()
         {
             "staging.encounter": """
             patient_id | start_day  | end_day    | is_valid | landed_day
-            ann        | 2020-01-01 | 2020-12-31 | true     | 2020-06-01
+            ann        | 2020-01-01 | 2020-06-02 | true     | 2020-06-01
             bob        | 2020-01-01 | 2020-01-02 | false    | 2020-06-01
+            cat        | 2020-01-01 | 2020-06-01 | true     | 2020-06-01
             """,
         },
         """
         patient_id | contact_day
         ann        | 2020-01-01
+        cat        | 2020-01-01
+        cat        | 2020-06-01
         """,
     )

@@ -1,4 +1,4 @@
-"""FHIR dates in the lake: the day it was at the site, and how exactly it is known. Oracle: zoneinfo, calendar."""
+"""FHIR dates in the lake: the day it was at the site, and how exactly that is known. Oracle: zoneinfo."""
 
 from __future__ import annotations
 

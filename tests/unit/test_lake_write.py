@@ -1,4 +1,4 @@
-"""Landed lines in the lake: which enter, which version counts, what is refused and why, and that counts add up."""
+"""Landed lines in the lake: which enter, which version counts, what is refused and why."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def test_a_value_that_goes_back_and_forth_without_versions_ends_as_served_last(w
         land(workspace, "north", patient(gender=gender))
         update_lake(workspace)
     assert genders(workspace) == ["female"]
-    assert lake(
-        workspace, "select count(*) from read_parquet('%s/Patient/*/*.parquet')" % workspace.lake
-    ) == [(3,)]
+    assert lake(workspace, f"select count(*) from read_parquet('{workspace.lake}/Patient/*/*.parquet')") == [
+        (3,)
+    ]
 
 
 def test_runs_brought_in_together_give_the_same_as_one_by_one(workspace: Workspace) -> None:

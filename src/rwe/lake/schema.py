@@ -16,6 +16,9 @@ import msgspec
 #: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
 LAKE_VERSION = 1
 
+#: From the oldest version of a resource to the latest.
+VERSION_ORDER = ("updated_at", "version_number", "landed_at", "run", "line")
+
 
 class CodingIn(msgspec.Struct):
     system: str | None = None
@@ -182,7 +185,8 @@ def _date(name: str) -> dict[str, str]:
     }
 
 
-#: Every lake table begins with these. `updated_at` (UTC) is meta.lastUpdated, else the start of the run;
+#: Every lake table begins with these. `landed_at` (UTC) is the start of the run; `updated_at` (UTC) is
+#: meta.lastUpdated, else `landed_at`; `version_number` is the versionId where it is a number, else -1;
 #: `landed_day` is the site's day on which the run finished: what is dated later has not happened.
 _COMMON = {
     "resource_id": "VARCHAR",
@@ -191,6 +195,7 @@ _COMMON = {
     "line": "BIGINT",
     "updated_at": "TIMESTAMP",
     "version_number": "BIGINT",
+    "landed_at": "TIMESTAMP",
     "landed_day": "DATE",
     "content_hash": "VARCHAR",
 }
@@ -263,6 +268,7 @@ QUARANTINE_COLUMNS: dict[str, str] = {
     "line": "BIGINT",
     "updated_at": "TIMESTAMP",
     "version_number": "BIGINT",
+    "landed_at": "TIMESTAMP",
     "retires": "BOOLEAN",
 }
 

@@ -24,6 +24,9 @@ ValidationMode = Literal["strict", "sample", "off"]
 #: One in so many resources of a type is looked at by fhir.resources in mode `sample`.
 SAMPLE_ONE_IN = 50
 
+#: Refusals of the cheap checks that fhir.resources is asked to explain further.
+WORTH_EXPLAINING = frozenset({"wrong_type", "date_shape", "id_shape"})
+
 #: A resource that may show at most this many mistakes in the quarantine.
 _MOST_FLAGS = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")

@@ -6,8 +6,8 @@
 
 The lake only grows. Which version of a resource is the latest is decided when the database is built: the one
 updated last (`meta.lastUpdated`, else the start of the run that brought it), then the highest numeric
-`versionId`, then the latest run and line. A version identical to the one before it in this order is a
-duplicate and not stored again.
+`versionId`, then the run started last and its last line. A version identical to the one before it in this
+order is a duplicate and not stored again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
@@ -29,7 +29,14 @@ from rwe.errors import LakeError
 from rwe.lake import validate
 from rwe.lake.pseudonyms import Pseudonymiser, key_fingerprint
 from rwe.lake.rows import Flag, Mapping, RejectedError, RowBuilder
-from rwe.lake.schema import LAKE_TABLES, LAKE_VERSION, QUARANTINE_COLUMNS, RESOURCES, ResourceIn
+from rwe.lake.schema import (
+    LAKE_TABLES,
+    LAKE_VERSION,
+    QUARANTINE_COLUMNS,
+    RESOURCES,
+    VERSION_ORDER,
+    ResourceIn,
+)
 from rwe.landing import UNREADABLE, Run, list_runs
 from rwe.progress import SILENT, Progress, Step
 
@@ -51,12 +58,21 @@ class TypeCounts:
 
 @dataclass(frozen=True)
 class RunCounts:
-    """A run that is in the lake. `fingerprint` names the settings it was brought in under."""
+    """A run that is in the lake, with what its manifest says: the landed run may be archived later.
+
+    `fingerprint` names the settings it was brought in under. Moments are aware; `last_updated_at` is the
+    latest `meta.lastUpdated` that landed, None where there is none.
+    """
 
     site: str
     run: str
     fingerprint: str
-    landed_day: date
+    time_zone: str
+    route: str
+    server_software: str | None
+    manifest_sha256: str
+    finished_at: datetime
+    last_updated_at: datetime | None
     types: dict[str, TypeCounts]
 
 
@@ -175,7 +191,7 @@ def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
         reader.finish()
         types = {t: _store(context, run, aside, t, counts) for t, counts in types.items()}
         _store_quarantine(context, run, aside)
-        counts = RunCounts(run.site, run.run, context.fingerprint, reader.landed_day, types)
+        counts = _describe(context, run, types)
         _write_synced(context.marker(run.run), msgspec.json.encode(counts))
         return counts
     except duckdb.Error:
@@ -187,6 +203,24 @@ def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _describe(context: _SiteContext, run: Run, types: dict[str, TypeCounts]) -> RunCounts:
+    server = run.manifest.server
+    software = " ".join(filter(None, (server.software, server.version))) if server else ""
+    updates = [datetime.fromisoformat(at) for at in run.manifest.last_updated.values() if at]
+    return RunCounts(
+        site=run.site,
+        run=run.run,
+        fingerprint=context.fingerprint,
+        time_zone=context.zone.key,
+        route=run.manifest.route,
+        server_software=software or None,
+        manifest_sha256=run.manifest_sha256,
+        finished_at=run.manifest.finished_at,
+        last_updated_at=max(updates, default=None),
+        types=types,
+    )
 
 
 class _RunReader:
@@ -248,6 +282,7 @@ class _RunReader:
             "line": number,
             "updated_at": self._updated_at(resource),
             "version_number": _version_number(resource),
+            "landed_at": self.started_at,
             "landed_day": self.landed_day,
             "content_hash": digest,
         }
@@ -280,11 +315,15 @@ class _RunReader:
             "action": "reject",
             "updated_at": self._updated_at(resource) if resource else self.started_at,
             "version_number": _version_number(resource) if resource else -1,
+            "landed_at": self.started_at,
             "retires": validate.retires_earlier_versions(refusal.rule),
         }
         self._quarantine.write(self._encoder.encode(record) + b"\n")
+        if self._context.validation != "off" and refusal.rule in validate.WORTH_EXPLAINING:
+            for flag in validate.explain(line, resource_type):
+                self._flag(resource_type, number, pseudonym, flag)
 
-    def _flag(self, resource_type: str, number: int, pseudonym: str, flag: Flag) -> None:
+    def _flag(self, resource_type: str, number: int, pseudonym: str | None, flag: Flag) -> None:
         record = self._finding(resource_type, number, pseudonym, flag)
         record |= {"action": "flag", "retires": False}
         self._quarantine.write(self._encoder.encode(record) + b"\n")
@@ -318,8 +357,8 @@ def _store(
     if counts.stored == 0:
         return counts
     earlier = [str(p) for p in sorted(target.parent.glob("run=*.parquet"))]
-    order = "updated_at, version_number, run, line"
-    seen = "select resource_id, updated_at, version_number, run, line, content_hash, false as is_new from "
+    order = ", ".join(VERSION_ORDER)
+    seen = f"select resource_id, {order}, content_hash, false as is_new from "  # noqa: S608
     with duckdb.connect() as connection:
         source = _ndjson(aside / f"{resource_type}.ndjson", LAKE_TABLES[resource_type])
         connection.execute(f"create table incoming as select * from {source}")  # noqa: S608

@@ -36,6 +36,13 @@ _OLD_ATC: dict[Product, str] = {"axi": "L01XX70", "tisa": "L01XX71"}
 _PCS: dict[Product, str] = {"axi": "XW033H7", "tisa": "XW033J7", "liso": "XW033N7", "brexu": "XW033M7"}
 _PCS_CENTRAL: dict[Product, str] = {"axi": "XW043H7", "tisa": "XW043J7", "brexu": "XW043M7"}
 
+#: Every code under which a CAR-T infusion of any product is recorded.
+CAR_T_CODES: frozenset[tuple[str, str]] = frozenset(
+    [(codes.RXNORM, c) for c in _RXNORM.values()]
+    + [(s, c) for s in (codes.ATC, codes.ATC_BFARM) for c in (*_ATC.values(), *_OLD_ATC.values())]
+    + [(codes.ICD_10_PCS, c) for c in (*_PCS.values(), *_PCS_CENTRAL.values(), "XW033C3", "XW043C3")]
+)
+
 #: Drugs of everyday care: ATC code and name. None of them is in a code list of the study.
 OTHER_DRUGS = {
     "fludarabine": "L01BB05",

@@ -62,6 +62,7 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
         "death-date": _date("deceasedDateTime"),
         "gender": _token("gender"),
         "identifier": _token("identifier"),
+        "link": _reference("link"),
     },
     "Encounter": {
         **_OF_PATIENT,
@@ -97,6 +98,19 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
     "MedicationDispense": {**_OF_DRUG, "whenhandedover": _date("whenHandedOver")},
     "MedicationStatement": {**_OF_DRUG, "effective": _date("effectivePeriod")},
 }
+#: Types that only some hospitals serve.
+EXTRA_PARAMETERS: dict[str, dict[str, Parameter]] = {
+    "Consent": {
+        **_ANY,
+        "patient": _reference("patient"),
+        "status": _token("status"),
+        "scope": _token("scope"),
+        "category": _token("category"),
+        "date": _date("dateTime"),
+    },
+    "Group": {**_ANY, "member": _reference("member"), "type": _token("type")},
+}
+KNOWN_PARAMETERS = {**PARAMETERS, **EXTRA_PARAMETERS}
 #: Parameters that shape the answer and match nothing.
 CONTROLS = ("_count", "_sort", "_include", "_total", "_summary", "_elements", "_format")
 
@@ -105,7 +119,7 @@ def includes(resource_type: str) -> dict[str, str]:
     """What `_include` may ask for: TYPE:NAME to the field of the reference."""
     return {
         f"{resource_type}:{name}": parameter.fields[0]
-        for name, parameter in PARAMETERS[resource_type].items()
+        for name, parameter in KNOWN_PARAMETERS[resource_type].items()
         if parameter.kind == "reference"
     }
 
@@ -137,8 +151,12 @@ def tokens(found: Iterable[object]) -> tuple[Token, ...]:
 
 
 def references(found: Iterable[object]) -> tuple[str, ...]:
-    """TYPE/ID of each reference; references to contained resources lead nowhere."""
-    targets = [str(v.get("reference", "")) for v in found if isinstance(v, dict)]
+    """TYPE/ID of each reference, also one level down (Patient.link.other, Group.member.entity).
+
+    References to contained resources lead nowhere.
+    """
+    held = [v.get("other") or v.get("entity") or v for v in found if isinstance(v, dict)]
+    targets = [str(v.get("reference", "")) for v in held]
     return tuple(t for t in targets if t and not t.startswith("#"))
 
 

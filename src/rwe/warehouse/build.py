@@ -18,7 +18,6 @@ from rwe import __version__
 from rwe.config import Workspace
 from rwe.errors import BuildError
 from rwe.lake.write import RunCounts, update_lake
-from rwe.landing import list_runs
 from rwe.progress import SILENT, Progress
 from rwe.resources import bundled
 from rwe.study import Study
@@ -107,7 +106,7 @@ def _make(
             connection.begin()  # one transaction: hundreds of small statements need one sync, not one each
             lake_views.create(connection, workspace.lake, workspace.quarantine)
             insert_studies(connection, studies)
-            meta.create(connection, workspace, runs, list_runs(workspace.landing))
+            meta.create(connection, workspace, runs)
             tables = _run_models(connection, models, progress)
             with progress.step("checks", len(checks), "checks") as step:
                 findings = []

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import duckdb
 
-from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, table_name
+from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, VERSION_ORDER, table_name
 
-_ORDER = "updated_at desc, version_number desc, run desc, line desc"
+_KEYS = ", ".join(VERSION_ORDER)
+_LATEST_FIRST = ", ".join(f"{key} desc" for key in VERSION_ORDER)
 
 
 def create(connection: duckdb.DuckDBPyConnection, lake: Path, quarantine: Path) -> None:
@@ -50,15 +51,15 @@ def _read(files: list[Path], columns: dict[str, str]) -> str:
 
 
 def _latest(resource_type: str, files: list[Path], columns: dict[str, str]) -> str:
-    rank = f"row_number() over (partition by resource_id order by {_ORDER})"
+    rank = f"row_number() over (partition by resource_id order by {_LATEST_FIRST})"
     retired = (
-        "select resource_pseudonym as resource_id, updated_at, version_number, run, line, true as is_retired"  # noqa: S608
+        f"select resource_pseudonym as resource_id, {_KEYS}, true as is_retired"  # noqa: S608
         f" from lake.quarantine where retires and resource_type = '{resource_type}'"
     )
     return f"""
         with version as ({_read(files, columns)}),
         event as (
-            select resource_id, updated_at, version_number, run, line, false as is_retired from version
+            select resource_id, {_KEYS}, false as is_retired from version
             union all {retired}
         ),
         latest as (select * from event qualify {rank} = 1)

@@ -12,23 +12,17 @@ import pyarrow as pa
 
 from rwe.config import Workspace
 from rwe.lake.write import RunCounts
-from rwe.landing import Run
 from rwe.study import Study
 from rwe.warehouse.models import Finding
 
 _TEXT, _INT, _AT = pa.string(), pa.int64(), pa.timestamp("us")
 
 
-def create(
-    connection: duckdb.DuckDBPyConnection,
-    workspace: Workspace,
-    runs: Sequence[RunCounts],
-    landed: Sequence[Run],
-) -> None:
+def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Sequence[RunCounts]) -> None:
     """Create the schema `meta` and what is known before the models run."""
     connection.execute("create schema meta")
-    _insert_sites(connection, workspace, runs, landed)
-    _insert_runs(connection, runs, landed)
+    _insert_sites(connection, workspace, runs)
+    _insert_runs(connection, runs)
     _insert_reconciliation(connection, runs)
     connection.execute(
         """
@@ -85,46 +79,20 @@ def finish(
 
 
 def _insert_sites(
-    connection: duckdb.DuckDBPyConnection,
-    workspace: Workspace,
-    runs: Sequence[RunCounts],
-    landed: Sequence[Run],
+    connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Sequence[RunCounts]
 ) -> None:
-    zones = {r.site: r.manifest.time_zone for r in landed}
+    zones = {r.site: r.time_zone for r in runs}
     zones |= {name: site.time_zone for name, site in workspace.settings.sites.items()}
     _table(
         connection,
         "site",
         "One row a hospital. time_zone decides the day of instants written in Z.",
         {"site": _TEXT, "time_zone": _TEXT},
-        [(site, zones.get(site)) for site in sorted({*zones, *(r.site for r in runs)})],
+        sorted(zones.items()),
     )
 
 
-def _insert_runs(
-    connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts], landed: Sequence[Run]
-) -> None:
-    by_name = {(r.site, r.run): r for r in landed}
-    rows: list[tuple[Any, ...]] = []
-    for r in runs:
-        run = by_name.get((r.site, r.run))
-        if run is None:
-            rows.append((r.site, r.run, None, None, None, None, None))
-            continue
-        server = run.manifest.server
-        software = " ".join(filter(None, (server.software, server.version))) if server else ""
-        updates = [datetime.fromisoformat(at) for at in run.manifest.last_updated.values() if at]
-        rows.append(
-            (
-                r.site,
-                r.run,
-                run.manifest.route,
-                software or None,
-                run.manifest_sha256,
-                _naive_utc(run.manifest.finished_at),
-                _naive_utc(max(updates)) if updates else None,
-            )
-        )
+def _insert_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts]) -> None:
     columns = {
         "site": _TEXT,
         "run": _TEXT,
@@ -134,6 +102,18 @@ def _insert_runs(
         "finished_at": _AT,
         "last_updated_at": _AT,
     }
+    rows = [
+        (
+            r.site,
+            r.run,
+            r.route,
+            r.server_software,
+            r.manifest_sha256,
+            _naive_utc(r.finished_at),
+            _naive_utc(r.last_updated_at) if r.last_updated_at else None,
+        )
+        for r in runs
+    ]
     _table(connection, "run", "One row a run in the lake; all moments are in UTC.", columns, rows)
 
 
