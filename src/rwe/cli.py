@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import traceback
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -75,13 +76,18 @@ def _open(workspace: Path | None) -> Workspace:
     return open_workspace(workspace or _chosen.get())
 
 
-def _landed(result: ExtractionResult | ImportResult) -> dict[str, Any]:
-    return {
-        "site": result.site,
-        "run": result.run.run,
-        "resources": result.resources,
-        "warnings": list(result.warnings),
-    }
+def _show_landed(results: Sequence[ExtractionResult | ImportResult], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            [
+                {"site": r.site, "run": r.run.run, "resources": r.resources, "warnings": list(r.warnings)}
+                for r in results
+            ]
+        )
+        return
+    for r in results:
+        terminal.out.print(f"{r.site}: {sum(r.resources.values()):,} resources landed as run {r.run.run}")
+        _notes(r.warnings)
 
 
 def _print_json(result: Any) -> None:
@@ -118,7 +124,7 @@ def extract(
 
     Example: rwe extract --site charite
     """
-    from rwe.extract import extract_sites
+    from rwe.extract import PartlyExtractedError, extract_sites
 
     opened = _open(workspace)
     studies = load_studies(opened.studies)
@@ -129,14 +135,13 @@ def extract(
             where=str(opened.root / "rwe.yaml"),
             advice="declare one under sites:, or hand files over with `rwe import`",
         )
-    with terminal.progress_bars() as bars:
-        results = extract_sites(opened, names, studies, progress=bars)
-    if as_json:
-        _print_json([_landed(r) for r in results])
-        return
-    for r in results:
-        total = sum(r.resources.values())
-        terminal.out.print(f"{r.site}: {r.patients:,} patients, {total:,} resources, run {r.run.run}")
+    try:
+        with terminal.progress_bars() as bars:
+            results = extract_sites(opened, names, studies, progress=bars)
+    except PartlyExtractedError as e:
+        _show_landed(e.results, as_json=as_json)
+        raise
+    _show_landed(results, as_json=as_json)
 
 
 @app.command("import")
@@ -150,16 +155,15 @@ def import_(
 
     Example: rwe import handed-over/ --site charite
     """
-    from rwe.intake import import_folder
+    from rwe.intake import PartlyImportedError, import_folder
 
-    with terminal.progress_bars() as bars:
-        result = import_folder(_open(workspace), folder, site, progress=bars)
-    if as_json:
-        _print_json(_landed(result))
-        return
-    terminal.out.print(f"{site}: {sum(result.resources.values()):,} resources landed as run {result.run.run}")
-    for warning in result.warnings:
-        terminal.out.print(f"Note: {escape(warning)}")
+    try:
+        with terminal.progress_bars() as bars:
+            result = import_folder(_open(workspace), folder, site, progress=bars)
+    except PartlyImportedError as e:
+        _show_landed([e.result], as_json=as_json)
+        raise
+    _show_landed([result], as_json=as_json)
 
 
 @app.command()
@@ -200,7 +204,7 @@ def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     terminal.out.print(f"Evidence: {escape(str(result.path))}", soft_wrap=True)
 
 
-def _notes(warnings: list[str]) -> None:
+def _notes(warnings: Sequence[str]) -> None:
     for warning in warnings:
         terminal.out.print(f"Note: {escape(warning)}")
 
