@@ -1,7 +1,7 @@
 """The commands. No logic: each opens the workspace, calls one function, prints what it returns.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 partly done. An error is one sentence on stderr that says
-what, where and what to do; a traceback appears only with --debug, because it may show values of records.
+what, where and what to do; a traceback appears only with --debug, without texts that may quote records.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import traceback
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
@@ -23,10 +22,12 @@ from rich.padding import Padding
 
 import rwe
 from rwe import terminal
+from rwe.cli_sites import sites_app
 from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError, RweError, UsageError
 from rwe.resources import bundled
 from rwe.study import find_study, load_studies
+from rwe.tracebacks import safe_traceback
 
 if TYPE_CHECKING:
     from rwe.extract import ExtractionResult
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+app.add_typer(sites_app, name="sites")
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -109,8 +111,8 @@ def init(
     workspace = init_workspace(folder, key_file)
     shutil.copytree(bundled("studies"), workspace.studies, dirs_exist_ok=True)
     key = workspace.settings.pseudonyms.key_file
-    terminal.out.print(f"Workspace: {escape(str(workspace.root))}")
-    terminal.out.print(f"Pseudonym key (keep a copy where you keep secrets): {escape(str(key))}")
+    terminal.say(terminal.out, f"Workspace: {workspace.root}")
+    terminal.say(terminal.out, f"Pseudonym key (keep a copy where you keep secrets): {key}")
     terminal.out.print("Next: name your FHIR servers under sites: in rwe.yaml, then `rwe extract`.")
 
 
@@ -180,7 +182,7 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     if as_json:
         _print_json(result)
         return
-    terminal.out.print(f"Published {escape(str(result.path))}")
+    terminal.say(terminal.out, f"Published {result.path}")
     for finding in result.quality:
         terminal.out.print(f"{finding.severity}: {escape(finding.message)} ({finding.rows:,} rows)")
 
@@ -201,12 +203,12 @@ def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
         return
     terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
     _notes(result.evidence.warnings)
-    terminal.out.print(f"Evidence: {escape(str(result.path))}", soft_wrap=True)
+    terminal.say(terminal.out, f"Evidence: {result.path}")
 
 
 def _notes(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        terminal.out.print(f"Note: {escape(warning)}")
+        terminal.say(terminal.out, f"Note: {warning}")
 
 
 @app.command()
@@ -221,7 +223,7 @@ def report(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
     opened = _open(workspace)
     folder = latest_folder(opened, find_study(study, opened.studies).name)
     write_report(folder / "evidence.json", folder / "report.html")
-    terminal.out.print(f"Report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+    terminal.say(terminal.out, f"Report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -264,7 +266,7 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
         landed = f"{row['resources']:,} resources in run {row['last_run']} ({row['route']})"
         terminal.out.print(f"{row['site']}: {landed if row['last_run'] else 'nothing landed yet'}")
     shown = str(opened.database) if opened.database.exists() else "nothing yet; run `rwe build`"
-    terminal.out.print(f"Published: {escape(shown)}", soft_wrap=True)
+    terminal.say(terminal.out, f"Published: {shown}")
 
 
 @app.command()
@@ -351,5 +353,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _say(sentence: str, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
-    terminal.err.print(f"[red]rwe:[/] {escape(sentence)}")
+        error = sys.exc_info()[1]
+        if error is not None:
+            sys.stderr.write(safe_traceback(error))
+    terminal.say(terminal.err, f"rwe: {sentence}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,14 @@ from rwe.progress import Step
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a sentence: on a terminal wrapped between words only, so that a path in it can be copied."""
+    if console.is_terminal:
+        lines = textwrap.wrap(text, max(console.width, 40), break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(lines)
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 class _BarStep:
