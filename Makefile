@@ -10,7 +10,7 @@ help:  ## this list
 demo: .venv/.installed  ## three synthetic hospitals, the whole way, a report to open
 	@$(BIN)/rwe demo
 
-test: .venv/.installed-dev  ## all tests but the long forms
+test: .venv/.installed-dev .venv-mitmproxy/.installed  ## all tests but the long forms
 	@$(BIN)/pytest -n 2 --dist loadgroup -m "not soak"
 
 check: .venv/.installed-dev  ## ruff, mypy, sqlfluff
@@ -19,7 +19,7 @@ check: .venv/.installed-dev  ## ruff, mypy, sqlfluff
 	@$(BIN)/mypy src
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
 
-soak: .venv/.installed-dev  ## the long forms of the tests
+soak: .venv/.installed-dev .venv-mitmproxy/.installed  ## the long forms of the tests
 	@$(BIN)/pytest -m soak
 
 coverage: .venv/.installed-dev  ## 20 seeds of the demo: how often the interval covers the truth (rewrites docs/coverage.md)
@@ -39,7 +39,7 @@ wheel: .venv/.installed-dev  ## dist/rwe-*.whl with sql/, studies/ and flows/ in
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 clean:  ## forget .venv and caches
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-mitmproxy dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/.created:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
@@ -48,20 +48,27 @@ clean:  ## forget .venv and caches
 	@rm -rf .venv && $(PYTHON) -m venv .venv && touch $@
 
 # uv where there is one; else it is installed into .venv, for pip alone takes ten times as long.
+# $(1): the lock; $(2): the environment; $(3): install the project itself, too.
 define install
 	@UV="$$(command -v uv || true)"; \
 	if [ -z "$$UV" ]; then \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock && UV="$(BIN)/uv"; \
 	fi; \
-	echo "Installing $(1) into .venv"; \
-	"$$UV" pip install -q --python $(BIN)/python --require-hashes -r $(1) && \
-	"$$UV" pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	echo "Installing $(1) into $(2)"; \
+	"$$UV" pip install -q --python $(2)/bin/python --require-hashes -r $(1) \
+	  $(if $(3),&& "$$UV" pip install -q --python $(2)/bin/python --no-deps --no-build-isolation -e .)
 endef
 
 .venv/.installed: .venv/.created requirements.lock pyproject.toml
-	$(call install,requirements.lock)
+	$(call install,requirements.lock,.venv,project)
 	@touch $@
 
 .venv/.installed-dev: .venv/.created requirements-dev.lock pyproject.toml
-	$(call install,requirements-dev.lock)
+	$(call install,requirements-dev.lock,.venv,project)
 	@touch $@ .venv/.installed
+
+# mitmproxy pins what Prefect cannot take, so it lives apart; tests run it as a process.
+.venv-mitmproxy/.installed: .venv/.created requirements-mitmproxy.lock
+	@rm -rf .venv-mitmproxy && $(PYTHON) -m venv .venv-mitmproxy
+	$(call install,requirements-mitmproxy.lock,.venv-mitmproxy)
+	@touch $@

@@ -1,4 +1,4 @@
-"""`rwe demo`, as a newcomer runs it: the flows, the table beside the truth, the report, and no trace of a name."""
+"""`rwe demo`, as a newcomer runs it: flows, the table beside the truth, the report, and no trace of a name."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def content(path: Path) -> bytes:
 
 
 def test_no_name_or_record_id_leaves_the_landing(demo: tuple[Path, Ran]) -> None:
-    """Searched: the lake's files, the database, the evidence, the report, Prefect's own database, the output."""
+    """Searched: lake, database, evidence, report, Prefect's own database, output."""
     folder, ran = demo
     canaries = set()
     for patient in landed(folder):
