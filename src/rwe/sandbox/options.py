@@ -17,7 +17,7 @@ ExportLevel = Literal["system", "patient", "group"]
 
 @dataclass(frozen=True)
 class Quirks:
-    """Misbehaviours seen in real servers. The CapabilityStatement tells the truth about them unless `lies`."""
+    """Misbehaviours seen in real servers. The CapabilityStatement is true about them unless `lies`."""
 
     no_last_updated: tuple[str, ...] = ()
     """Types that cannot be searched by `_lastUpdated`."""
@@ -61,9 +61,12 @@ class Quirks:
     """The first so many FHIR requests (/metadata aside) are refused."""
     busy_status: Literal[429, 503] = 429
     busy_retry_after: RetryAfter = "seconds"
-    """A second ahead, written as seconds, as an HTTP date, as an absolute epoch, or not at all."""
+    """How it says when to come back: seconds, an HTTP date, an absolute epoch, or not at all."""
+    busy_retry_seconds: int = 1
     latency_seconds: float = 0.0
     """How long each FHIR answer waits; requests wait side by side."""
+    outcome_entries: bool = False
+    """Every searchset ends in an OperationOutcome with `search.mode` outcome, a warning."""
     lies: bool = False
     """The CapabilityStatement declares all that the quirks above took away."""
 
@@ -76,7 +79,9 @@ class Bulk:
     polls: int = 1
     """How often the status says 202 before the job is done."""
     retry_after: RetryAfter = "seconds"
-    """How the 202 says when to come back (a second ahead)."""
+    """How the 202 says when to come back."""
+    retry_seconds: int = 1
+    """How far ahead that is; HAPI says 120 for exports of a minute."""
     progress: bool = True
     """Whether the 202 carries X-Progress."""
     lines_per_file: int = 1000
@@ -105,11 +110,13 @@ class Bulk:
     failed_types: tuple[str, ...] = ()
     """Types whose resources are missing; the manifest's `error` names them: a partial export."""
     repeats_job: bool = False
-    """An identical request gets the running or finished job again (HAPI), its old transactionTime included."""
+    """An identical request gets the running or finished job again (HAPI), with its old transactionTime."""
     one_at_a_time: bool = False
     """A kick-off while a job runs is 429 (Oracle)."""
     min_interval_seconds: float = 0.0
     """The same request again within so long is 429 (Epic: a Group once a day)."""
+    since_misses_unchanged: bool = False
+    """`_since` gives nothing of patients whose Patient did not change (hapi-fhir #4387)."""
     since_misses_joined: bool = False
     """`_since` on a Group gives only what changed, also for members who joined later; else their history."""
 
@@ -134,6 +141,8 @@ class Access:
     """What is granted at most, in v1 (`system/*.read`) or v2 (`system/*.rs`) form, or per type."""
     expires_in: float = 300.0
     """Seconds a token lives."""
+    uses_per_token: int = 0
+    """A token is refused after so many requests, whatever its age: 401 in the middle of a run. 0 is never."""
     token_endpoint: str = ""
     """What .well-known names instead of the true endpoint: a hostile or misconfigured server."""
 

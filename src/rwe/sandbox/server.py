@@ -2,7 +2,7 @@
 
 `running_hospitals` starts one process a hospital and stops them all again. By hand:
 
-    python -m rwe.sandbox.server --name north --dialect a --patients 300 --seed 1
+    python -m rwe.sandbox.server --name north --dialect a --patients 300 --seed 1 --options '{"bulk": {}}'
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -18,20 +19,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import date
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import msgspec
 import uvicorn
 
 from rwe.errors import SiteError
-from rwe.sandbox.dialects import DialectName
-from rwe.sandbox.hospital import HospitalSpec, demo_specs, open_store
-from rwe.sandbox.service import application
-from rwe.sandbox.truth import Truth
+from rwe.sandbox.application import application
+from rwe.sandbox.control import Control
+from rwe.sandbox.hospital import HospitalSpec, demo_specs
 
 __all__ = ["HospitalSpec", "RunningHospital", "demo_specs", "running_hospitals", "serve"]
 
@@ -47,6 +47,7 @@ class RunningHospital:
     base_url: str
     time_zone: str
     pid: int
+    control: Control
 
 
 @contextmanager
@@ -61,27 +62,27 @@ def running_hospitals(
     with ExitStack() as stack:
         started = []
         for spec in specs:
-            process, pipe = _start(spec, log_folder)
+            secret = secrets.token_urlsafe(24)
+            process, pipe = _start(spec, secret, log_folder)
             stack.callback(os.close, pipe)
             stack.callback(_stop, process)
-            started.append((spec, process, pipe))
+            started.append((spec, process, pipe, secret))
         deadline = time.monotonic() + START_SECONDS
-        yield [_await(spec, process, pipe, deadline) for spec, process, pipe in started]
+        yield [_await(spec, process, pipe, secret, deadline) for spec, process, pipe, secret in started]
 
 
-def _start(spec: HospitalSpec, log_folder: Path | None) -> tuple[subprocess.Popen[bytes], int]:
+@dataclass(frozen=True)
+class _Start:
+    """What a hospital's process is told. `secret` opens its control room."""
+
+    spec: HospitalSpec
+    secret: str
+
+
+def _start(spec: HospitalSpec, secret: str, log_folder: Path | None) -> tuple[subprocess.Popen[bytes], int]:
     """Start the process. It holds one end of two pipes: it says its port on one, and ends with the other."""
     read_end, write_end = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "rwe.sandbox.server",
-        "--port-fd",
-        str(write_end),
-        "--until-stdin-closes",
-    ]
-    command += ["--name", spec.name, "--dialect", spec.dialect, "--patients", str(spec.patients)]
-    command += ["--seed", str(spec.seed), "--truth", _truth_to_json(spec.truth)]
+    command = [sys.executable, "-m", "rwe.sandbox.server", "--port-fd", str(write_end), "--spec-on-stdin"]
     try:
         with ExitStack() as stack:
             log: Any = subprocess.DEVNULL
@@ -101,11 +102,17 @@ def _start(spec: HospitalSpec, log_folder: Path | None) -> tuple[subprocess.Pope
         raise
     finally:
         os.close(write_end)
+    # Over stdin and not as an argument: it may hold credentials, and arguments can be read by anybody.
+    # The pipe is left open: its end is the hospital's sign that this process is gone.
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):  # it died at once: _await says so
+            process.stdin.write(msgspec.json.encode(_Start(spec, secret)) + b"\n")
+            process.stdin.flush()
     return process, read_end
 
 
 def _await(
-    spec: HospitalSpec, process: subprocess.Popen[bytes], pipe: int, deadline: float
+    spec: HospitalSpec, process: subprocess.Popen[bytes], pipe: int, secret: str, deadline: float
 ) -> RunningHospital:
     """Wait for the port, then for the first answer."""
     if select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -113,7 +120,8 @@ def _await(
         while text and process.poll() is None and time.monotonic() < deadline:
             if _answers(int(text)):
                 base_url = f"http://{HOST}:{text}/fhir"
-                return RunningHospital(spec.name, base_url, spec.manner.time_zone, process.pid)
+                control = Control(spec.name, HOST, int(text), secret)
+                return RunningHospital(spec.name, base_url, spec.manner.time_zone, process.pid, control)
             time.sleep(0.02)
     raise SiteError(
         "the synthetic hospital did not start", where=spec.name, advice="see its log, or try again"
@@ -150,10 +158,12 @@ def serve(
     base_url: str | None = None,
     port_fd: int | None = None,
     until_stdin_closes: bool = False,
+    secret: str = "",
 ) -> None:
     """Serve a hospital until told to stop. Port 0 takes a free one and writes it to `port_fd` or stdout.
 
     `base_url` is what links are made of, where a proxy stands before the server; else its own address.
+    `secret` opens the control room; without one there is none.
     """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -161,11 +171,16 @@ def serve(
     port = listener.getsockname()[1]
     base_url = base_url or f"http://{HOST}:{port}/fhir"
     gc.disable()  # a hundred thousand small objects that stay: looking for garbage doubles the time
-    app = application(open_store(spec), spec.manner, base_url)
+    app = application(spec, base_url, secret=secret)
     gc.freeze()
     gc.enable()
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,  # the hospital has a clock of its own
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     if until_stdin_closes:
@@ -184,45 +199,40 @@ def _stop_with_stdin(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _truth_to_json(truth: Truth) -> str:
-    return json.dumps(asdict(truth), default=date.isoformat)
-
-
-def _truth_from_json(text: str) -> Truth:
-    given = json.loads(text)
-    for name in ("first_index", "last_index", "end_of_records"):
-        if name in given:
-            given[name] = date.fromisoformat(given[name])
-    return Truth(**given)
+def _told() -> _Start:
+    """The line on stdin, read unbuffered: what follows it is only that stdin closes."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(0, 65536)
+        if not more:
+            raise SystemExit("nothing was said on stdin")
+        line += more
+    return msgspec.json.decode(line, type=_Start)
 
 
 def main() -> None:
     """The command line of one hospital's process."""
     parser = argparse.ArgumentParser(description="Serve a synthetic hospital over FHIR R4.")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--dialect", choices=["a", "b", "c"], required=True)
+    parser.add_argument("--name", default="hospital")
+    parser.add_argument("--dialect", choices=["a", "b", "c"], default="a")
     parser.add_argument("--patients", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--truth", default="{}", help="parameters that differ from the defaults, as JSON")
+    parser.add_argument(
+        "--options", default="{}", help="further fields of HospitalSpec, as JSON: truth, bulk, access, …"
+    )
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--base-url", help="what links are made of, behind a proxy")
+    parser.add_argument("--control-secret", default="", help="opens /_control; without one there is none")
     parser.add_argument("--port-fd", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--spec-on-stdin", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    spec = HospitalSpec(
-        options.name,
-        cast(DialectName, options.dialect),
-        options.patients,
-        options.seed,
-        _truth_from_json(options.truth),
-    )
-    serve(
-        spec,
-        port=options.port,
-        base_url=options.base_url,
-        port_fd=options.port_fd,
-        until_stdin_closes=options.until_stdin_closes,
-    )
+    if options.spec_on_stdin:
+        told = _told()
+        serve(told.spec, secret=told.secret, port_fd=options.port_fd, until_stdin_closes=True)
+        return
+    plain = {name: getattr(options, name) for name in ("name", "dialect", "patients", "seed")}
+    spec = msgspec.convert(plain | json.loads(options.options), HospitalSpec)
+    serve(spec, port=options.port, base_url=options.base_url, secret=options.control_secret)
 
 
 if __name__ == "__main__":

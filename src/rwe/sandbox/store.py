@@ -74,12 +74,16 @@ class Change:
 class Store:
     """The newest version of every resource, searchable, and every change that there was.
 
-    `types` are those served. `revision` counts changes since the store was filled. `has_versions` false leaves
-    `meta.versionId` out of what is served.
+    `types` are those served. `revision` counts changes. `has_versions` false leaves `meta.versionId` out of
+    what is served.
     """
 
     def __init__(
-        self, resources: Iterable[Resource], zone: ZoneInfo, *, extra_types: Iterable[str] = (),
+        self,
+        resources: Iterable[Resource],
+        zone: ZoneInfo,
+        *,
+        extra_types: Iterable[str] = (),
         has_versions: bool = True,
     ) -> None:
         self.zone, self._has_versions = zone, has_versions
@@ -88,6 +92,7 @@ class Store:
         self.history: list[Change] = []
         self.joined: dict[str, str] = {}
         """When a patient became a member of the Group; those from the start are not in it."""
+        self.ever_members: set[str] = set()
         self._newest: dict[Key, Stored] = {}
         self._deleted: dict[Key, int] = {}
         self._place: dict[Key, int] = {}
@@ -106,7 +111,7 @@ class Store:
     # Changes
 
     def put(self, resource: Resource, at: str) -> Stored:
-        """File a resource as new, or as the next version; `meta.versionId` and `lastUpdated` become its own."""
+        """File a resource as new or as the next version; versionId and lastUpdated become the store's."""
         key = (resource["resourceType"], resource["id"])
         if key[0] not in self.types:
             raise KeyError(f"no shelf for {key[0]}")
@@ -148,7 +153,9 @@ class Store:
 
     def _stored(self, resource: Resource) -> Stored:
         meta = resource["meta"]
-        targets = {name: references(_listed(resource[name])) for name in _REFERENCE_FIELDS if name in resource}
+        targets = {
+            name: references(_listed(resource[name])) for name in _REFERENCE_FIELDS if name in resource
+        }
         version = (meta["lastUpdated"], int(meta["versionId"]))
         if not self._has_versions:
             resource = {**resource, "meta": {k: v for k, v in meta.items() if k != "versionId"}}
@@ -218,8 +225,8 @@ class Store:
 
     # The cohort's Group
 
-    def infused(self) -> set[str]:
-        """Ids of the present patients with a CAR-T infusion of any product that is not in error."""
+    def infusions(self) -> list[Stored]:
+        """CAR-T infusions of any product that were given to a present patient."""
         by_code = ",".join(sorted({code for _, code in CAR_T_CODES}))
         products = {f"Medication/{m.id}" for m in self.search("Medication", [("code", by_code)])}
         found = self.search("Procedure", [("code", by_code)])
@@ -228,7 +235,11 @@ class Store:
             medication = ("medication", ",".join(sorted(products)))
             found += self.search("MedicationAdministration", [medication])
         happened = [s for s in found if s.resource["status"] not in ("entered-in-error", "not-done")]
-        return {s.patient for s in happened if s.patient and ("Patient", s.patient) in self._newest}
+        return [s for s in happened if s.patient and ("Patient", s.patient) in self._newest]
+
+    def infused(self) -> set[str]:
+        """Ids of the present patients with a CAR-T infusion."""
+        return {s.patient for s in self.infusions() if s.patient}
 
     def refresh_group(self, at: str) -> None:
         """Let the Group's members follow the records; `at` is when the newcomers joined."""
@@ -240,12 +251,14 @@ class Store:
             return
         if before is not None:
             self.joined |= dict.fromkeys(members - known, at)
+        self.ever_members |= members
         self.put(_group(members), at)
 
     def members(self) -> set[str]:
         """The patients whom the Group names."""
         group = self.read("Group", COHORT_GROUP)
-        return {t.removeprefix("Patient/") for t in group.targets["member"]} if group else set()
+        targets = group.targets.get("member", ()) if group else ()
+        return {t.removeprefix("Patient/") for t in targets}
 
 
 _REFERENCE_FIELDS = ("subject", "medicationReference", "patient", "link", "member")
@@ -263,6 +276,7 @@ def _parameter(resource_type: str, name: str) -> Parameter:
 
 
 def _group(members: set[str]) -> Resource:
+    named = [{"entity": {"reference": f"Patient/{m}"}} for m in sorted(members)]
     return {
         "resourceType": "Group",
         "id": COHORT_GROUP,
@@ -271,7 +285,7 @@ def _group(members: set[str]) -> Resource:
         "actual": True,
         "name": "Patients with a CAR-T infusion",
         "quantity": len(members),
-        "member": [{"entity": {"reference": f"Patient/{m}"}} for m in sorted(members)],
+        **({"member": named} if named else {}),
     }
 
 
