@@ -85,6 +85,7 @@ class ValueCriterion(_Part):
     name: Name
     codelist: Name
     window: Window
+    unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
     min_value: float | None = None
     max_value: float | None = None
 
@@ -129,6 +130,11 @@ class Exposure(_Part):
     )
     gap_days: int = Field(
         default=60, ge=0, description="Records of one tier at most this far apart are one episode."
+    )
+    start_without_day: Literal["exclude", "latest_day"] = Field(
+        default="exclude",
+        description="A first record after index known only to the month or year: the patient is excluded, or "
+        "starts on its latest possible day.",
     )
 
 
@@ -214,13 +220,17 @@ class SexCovariate(_Part):
 
 
 class ObservationCovariate(_Part):
-    """A measured value: the one nearest to index inside the window, the later of two equally near."""
+    """A measured value: the one nearest to index inside the window, the later of two equally near.
+
+    Of several on one day it is their mean.
+    """
 
     kind: Literal["observation"]
     name: Name
     label: str
     codelist: Name
     window: Window = Window(from_day=-30, to_day=0)
+    unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
     transform: Literal["none", "log"] = "none"
 
 
@@ -234,7 +244,10 @@ class CalendarCovariate(_Part):
 
 
 class StatusCovariate(_Part):
-    """1 from the day on which the last known disease status is `status`, else 0. It changes over time."""
+    """1 while in the status, else 0; it changes over time. Only statuses after index count.
+
+    `responding`: the last known status is a response. `progressed`: from the first progression on, for good.
+    """
 
     kind: Literal["disease_status"]
     name: Name
@@ -257,7 +270,9 @@ class Analysis(_Part):
     stratify_by: list[Literal["site"]] = []
     ties: Literal["efron", "breslow"] = "efron"
     variance: Literal["model", "robust"] = "model"
-    landmarks: list[int] | None = Field(default=None, description="Days; the study's landmarks if absent.")
+    landmarks: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="Days; the study's landmarks if absent."
+    )
     by_site: bool = Field(default=False, description="Also one estimate for each site.")
 
     @model_validator(mode="after")
@@ -266,7 +281,16 @@ class Analysis(_Part):
             raise ValueError(f"{self.analysis} takes no adjusted_for: only Cox models do")
         if self.analysis.startswith("naive_") and self.role != "contrast":
             raise ValueError(f"{self.analysis} gives immortal time away: its role can only be contrast")
+        if self.role == "primary" and not self.analysis.endswith("_cox"):
+            raise ValueError(f"{self.analysis} gives no hazard ratio, so it cannot be primary")
         return self
+
+
+#: Columns that estimators read; a covariate of such a name would stand in their place.
+RESERVED_NAMES = frozenset(
+    {"study", "patient_id", "site", "index_date", "time_days", "is_event", "start_day", "salvage_start_day"}
+    | {"progression_day", "strategy", "end_reason", "exposed"}
+)
 
 
 class Protocol(_Part):
@@ -300,6 +324,9 @@ class Protocol(_Part):
     def _names_fit(self) -> Self:
         known = [c.name for c in self.covariates]
         _refuse_repeats("covariates", known)
+        for name in known:
+            if name in RESERVED_NAMES:
+                raise ValueError(f"covariates: {name!r} is a column of cohort.survival; choose another name")
         _refuse_repeats("eligibility", [c.name for c in self.eligibility])
         _refuse_repeats("intercurrent_events", [e.name for e in self.intercurrent_events])
         for i, a in enumerate(self.analyses):
@@ -310,13 +337,23 @@ class Protocol(_Part):
                     )
             if a.analysis.startswith("landmark_") and not (a.landmarks or self.landmarks):
                 raise ValueError(f"analyses[{i}] needs landmarks")
-        if sum(a.role == "primary" for a in self.analyses) > 1:
-            raise ValueError("more than one analysis has the role primary")
         if self.disease_status is None:
             if self.strategies.treated.unless_progressed:
                 raise ValueError("strategies.treated.unless_progressed needs disease_status")
             if any(isinstance(c, StatusCovariate) for c in self.covariates):
                 raise ValueError("a covariate of kind disease_status needs disease_status")
+        return self
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        primary = [a for a in self.analyses if a.role == "primary"]
+        if len(primary) > 1:
+            raise ValueError("more than one analysis has the role primary")
+        for a in primary:
+            if a.analysis == "landmark_cox" and len(a.landmarks or self.landmarks) != 1:
+                raise ValueError("a primary landmark_cox needs exactly one day in its own landmarks")
+        if self.strategies.treated.name == self.strategies.control.name:
+            raise ValueError("strategies.treated and strategies.control have one name")
         return self
 
     def codelist_names(self) -> list[str]:
