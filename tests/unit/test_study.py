@@ -111,7 +111,7 @@ def test_unless_progressed_needs_a_way_to_see_progression(folder: Path) -> None:
 def test_only_one_analysis_is_primary(folder: Path) -> None:
     analyses = [
         {"analysis": "time_dependent_cox", "role": "primary"},
-        {"analysis": "mantel_byar", "role": "primary"},
+        {"analysis": "time_dependent_cox", "role": "primary", "ties": "breslow"},
     ]
     assert "more than one" in mistake(change(folder, analyses=analyses))
 
