@@ -14,8 +14,8 @@ test: .venv/.installed-dev .venv-mitmproxy/.installed  ## all tests but the long
 	@$(BIN)/pytest -n 2 --dist loadgroup -m "not soak"
 
 check: .venv/.installed-dev  ## ruff, mypy, sqlfluff
-	@$(BIN)/ruff check src flows tests docs
-	@$(BIN)/ruff format --check src flows tests docs
+	@$(BIN)/ruff check src flows tests docs benchmarks
+	@$(BIN)/ruff format --check src flows tests docs benchmarks
 	@$(BIN)/mypy src
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
 
