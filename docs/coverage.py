@@ -86,7 +86,7 @@ def _page(rows: list[Row]) -> str:
         "",
         f"Made by `make coverage`: {len(rows)} seeds of three hospitals with {PATIENTS} eligible patients, "
         f"true conditional hazard ratio {rows[0].truth:.2f}, through import, build and analysis with the "
-        "bundled study. Hazard ratios with 95 % intervals. Maintenance acts on death alone there, not through "
+        "bundled study. Hazard ratios with 95 % intervals. Maintenance acts on death alone, not through "
         "progression: a drug that works by delaying progression would show less in the adjusted ratio.",
         "",
         f"**{covered} of {len(rows)} primary intervals cover the truth.**",

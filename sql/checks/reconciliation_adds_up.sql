@@ -1,8 +1,10 @@
 -- severity: error
--- message: landed resources are not all in the lake, superseded, duplicate, quarantined or not mapped
+-- message: landed lines are not all accounted for: in the lake, superseded, deleted, kept out, refused …
 select
     site,
     run,
     resource_type
 from meta.reconciliation
-where landed <> in_lake + superseded + duplicate + quarantined + not_mapped
+where
+    landed
+    <> in_lake + superseded + deleted + not_admitted + duplicate + quarantined + not_mapped + tombstones

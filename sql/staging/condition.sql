@@ -1,7 +1,7 @@
 -- One row a diagnosis: the latest version of the record.
 select
     c.resource_id as condition_id, -- Pseudonym of the record.
-    c.patient_id, -- The patient.
+    coalesce(merged.survivor_id, c.patient_id) as patient_id, -- The patient, merges followed.
     c.site, -- The hospital.
     c.clinical_status, -- active, recurrence, remission, resolved …
     c.verification_status, -- confirmed, provisional, refuted …
@@ -16,3 +16,4 @@ select
     coalesce(c.onset_last_day, c.recorded_last_day) as last_day, -- Latest possible day.
     c.landed_day -- The site's day on which this version was fetched.
 from lake.condition as c
+left join staging.patient_link as merged on c.patient_id = merged.patient_id

@@ -1,7 +1,7 @@
 -- One row an encounter: the latest version of the record.
 select
     e.resource_id as encounter_id, -- Pseudonym of the record.
-    e.patient_id, -- The patient.
+    coalesce(merged.survivor_id, e.patient_id) as patient_id, -- The patient, merges followed.
     e.site, -- The hospital.
     e.status, -- Status as recorded.
     (
@@ -13,3 +13,4 @@ select
     e.end_day, -- Last day, where one is recorded.
     e.landed_day -- The site's day on which this version was fetched.
 from lake.encounter as e
+left join staging.patient_link as merged on e.patient_id = merged.patient_id

@@ -97,7 +97,7 @@ with record as (
 
 select
     record.event_id, -- Pseudonym of the record.
-    record.patient_id, -- The patient.
+    coalesce(merged.survivor_id, record.patient_id) as patient_id, -- The patient, merges followed.
     record.site, -- The hospital.
     record.resource_type, -- The FHIR type of the record.
     record.tier, -- administration, dispense, statement or request.
@@ -121,4 +121,5 @@ select
     record.asserted_day, -- Day on which a statement was made.
     record.landed_day -- The site's day on which this version was fetched.
 from record
+left join staging.patient_link as merged on record.patient_id = merged.patient_id
 left join lake.medication as m on record.medication_resource_id = m.resource_id

@@ -1,7 +1,7 @@
 -- One row an observation: the latest version of the record.
 select
     o.resource_id as observation_id, -- Pseudonym of the record.
-    o.patient_id, -- The patient.
+    coalesce(merged.survivor_id, o.patient_id) as patient_id, -- The patient, merges followed.
     o.site, -- The hospital.
     o.status, -- Status as recorded.
     (
@@ -19,3 +19,4 @@ select
     o.value_boolean, -- The value, where it is true or false.
     o.landed_day -- The site's day on which this version was fetched.
 from lake.observation as o
+left join staging.patient_link as merged on o.patient_id = merged.patient_id

@@ -1,4 +1,4 @@
--- One row a patient: the latest version of the record.
+-- One row a patient: the latest version of the record; of merged records, the one that remains.
 select
     p.resource_id as patient_id, -- Pseudonym of the patient; the key of every table.
     p.site, -- The hospital.
@@ -14,3 +14,5 @@ select
     p.deceased_last_day, -- Latest possible day of death.
     p.landed_day -- The site's day on which this version was fetched.
 from lake.patient as p
+left join staging.patient_link as merged on p.resource_id = merged.patient_id
+where merged.patient_id is null

@@ -1,7 +1,7 @@
 -- One row a procedure: the latest version of the record.
 select
     p.resource_id as procedure_id, -- Pseudonym of the record.
-    p.patient_id, -- The patient.
+    coalesce(merged.survivor_id, p.patient_id) as patient_id, -- The patient, merges followed.
     p.site, -- The hospital.
     p.status, -- Status as recorded.
     (
@@ -15,3 +15,4 @@ select
     p.end_day, -- Last day, where one is recorded.
     p.landed_day -- The site's day on which this version was fetched.
 from lake.procedure as p
+left join staging.patient_link as merged on p.patient_id = merged.patient_id

@@ -18,65 +18,38 @@ import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rwe.errors import ConfigError
+from rwe.site_settings import Part, Site
+
+__all__ = [
+    "KEY_BYTES",
+    "SITE_NAME",
+    "TEMPLATE",
+    "Environment",
+    "Pseudonyms",
+    "Settings",
+    "Site",
+    "Workspace",
+    "add_site",
+    "init_workspace",
+    "open_workspace",
+    "parse_settings",
+]
 
 SITE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
 KEY_BYTES = 32
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Site(_Part):
-    """One hospital. Without `base_url` it is a site whose files are handed over (`rwe import`)."""
-
-    base_url: str | None = Field(default=None, description="The FHIR R4 endpoint, without a trailing slash.")
-    time_zone: str = Field(default="UTC", description="IANA name; instants written in Z fall on its days.")
-    page_size: int = Field(default=200, ge=1, le=10_000, description="Resources a page (`_count`).")
-    patients_per_request: int = Field(default=20, ge=1, le=500)
-    timeout_seconds: float = Field(default=60, gt=0)
-    max_retries: int = Field(default=6, ge=0, le=20)
-    allow_plain_http: Literal["no", "loopback only"] = "no"
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError(f"{value!r} is no IANA time zone, such as Europe/Berlin")
-        return value
-
-    @field_validator("base_url")
-    @classmethod
-    def _usable_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("base_url is no http(s) address, such as https://fhir.example.org/r4")
-        if parts.username or parts.password:
-            raise ValueError("base_url holds a credential; keep credentials out of rwe.yaml")
-        if parts.query or parts.fragment:
-            raise ValueError("base_url has a query or fragment; give the bare endpoint")
-        return value.rstrip("/")
-
-    @property
-    def zone(self) -> ZoneInfo:
-        return ZoneInfo(self.time_zone)
-
-
-class Pseudonyms(_Part):
+class Pseudonyms(Part):
     key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
 
 
-class Settings(_Part):
+class Settings(Part):
     """The content of rwe.yaml."""
 
     version: Literal[1] = 1
@@ -87,7 +60,9 @@ class Settings(_Part):
     validation: Literal["strict", "sample", "off"] = Field(
         default="sample", description="How many resources fhir.resources checks besides the cheap checks."
     )
-    sites: dict[Annotated[str, Field(pattern=SITE_NAME.pattern)], Site] = {}
+    sites: dict[Annotated[str, Field(pattern=SITE_NAME.pattern)], Site] = Field(
+        default={}, description="By name."
+    )
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -168,24 +143,47 @@ def open_workspace(root: Path | None = None) -> Workspace:
             where=str(folder),
             advice="make one with `rwe init DIR`, or name one with -w DIR",
         )
-    return Workspace(folder.resolve(), parse_settings(path.read_text(encoding="utf-8"), str(path)))
+    root = folder.resolve()
+    return Workspace(root, parse_settings(path.read_text(encoding="utf-8"), str(path), root))
 
 
-def parse_settings(text: str, where: str) -> Settings:
-    """Settings from the text of an rwe.yaml. Raises ConfigError naming the field, never its value."""
+def parse_settings(text: str, where: str, root: Path | None = None) -> Settings:
+    """Settings from the text of an rwe.yaml; relative paths of sites start at `root`.
+
+    Raises ConfigError naming the field, never its value.
+    """
     try:
-        return Settings.model_validate(yaml.safe_load(text) or {})
+        return Settings.model_validate(yaml.safe_load(text) or {}, context={"root": root})
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise ConfigError(f"not YAML{f', line {mark.line + 1}' if mark else ''}", where=where) from e
+        raise ConfigError(f"not YAML{f', line {mark.line + 1}' if mark else ''}", where=where) from None
     except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(p) for p in first["loc"] if p != "[key]") or "the file"
-        problem = {"extra_forbidden": "unknown field", "missing": "missing field"}.get(first["type"])
-        message = (
-            f"{problem} {field}" if problem else f"{field}: {first['msg'].removeprefix('Value error, ')}"
-        )
-        raise ConfigError(message, where=where, advice="see the comments that `rwe init` writes") from e
+        raise ConfigError(
+            _problem(e), where=where, advice="see the comments that `rwe init` writes"
+        ) from None
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong, by field. pydantic's own texts may print what the field holds."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    names = [str(p) for p in first["loc"] if p != "[key]"]
+    # ("auth", "smart", "key_file"): which kind was chosen is no field
+    field = ".".join(n for n, before in zip(names, ["", *names], strict=False) if before not in _CHOICES)
+    choice = _CHOICES.get(names[-1]) if names else None
+    if first["type"] == "union_tag_invalid" and choice:
+        return f"{field}: {choice[0]} is none of {choice[1]}"
+    if first["type"] == "union_tag_not_found" and choice:
+        return f"{field}: {choice[0]} is missing: one of {choice[1]}"
+    problem = {"extra_forbidden": "unknown field", "missing": "missing field"}.get(first["type"])
+    if problem:
+        return f"{problem} {field or 'the file'}"
+    return f"{field or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
+
+
+_CHOICES = {
+    "auth": ("kind", "none, smart, bearer, basic"),
+    "cohort": ("source", "search, group, patients"),
+}
 
 
 TEMPLATE = """\
@@ -214,6 +212,37 @@ validation: sample
 #      timeout_seconds: 60
 #      max_retries: 6
 #      allow_plain_http: "no"          # "loopback only" for a test server on this machine
+#
+#      # How the server knows us (docs/sites.md). Files are 0600; …_env names a variable instead.
+#      auth: {{kind: smart, client_id: rwe, key_file: /etc/rwe/charite.pem, scopes: ["system/*.read"]}}
+#      # also: next_key_file, kid, algorithm (RS384, ES384), token_url, audience
+#      # auth: {{kind: bearer, token_file: /etc/rwe/token}}      # or token_env
+#      # auth: {{kind: basic, user: rwe, password_file: /etc/rwe/password}}      # or password_env
+#      token_origins: []               # other https origins that may get the credential
+#      proxy: http://proxy.example.org:3128
+#      ca_file: /etc/rwe/hospital-ca.pem         # authorities to trust, instead of the public ones
+#      client_cert_file: /etc/rwe/client.pem     # with client_key_file
+#      client_key_file: /etc/rwe/client.key
+#
+#      # How gently to ask.
+#      max_requests_per_second: 5      # unset: no limit
+#      max_concurrency: 4
+#      quiet_hours: "07:00-19:00"      # by the site's clock; no request starts then
+#      max_resources_per_type: 5000000 # more of one type stops the night
+#
+#      # What to ask, and which way. `rwe sites check` says what the server can do.
+#      route: auto                     # search, export
+#      export_level: auto              # group, patient, system
+#      cohort: {{source: search}}        # {{source: group, id: car-t}}, {{source: patients, file: ids.txt}}
+#      min_export_interval_hours: 24
+#      export_deadline_hours: 12
+#      overlap_minutes: 10             # how far behind the last night's watermark to ask again
+#      reconcile_days: 7               # how often ids are compared to find deletions
+#
+#      # Who may enter.
+#      consent: ignored                # required: only patients with a permitting, unexpired Consent
+#      security_labels: {{exclude: [R, V, 42CFRPart2]}}        # HTEST never enters
+#      opt_out_file: /etc/rwe/charite-opt-out.txt      # one Patient id of the server a line
 #
 # A site that hands over files needs no base_url; `rwe import DIR --site NAME` adds it here.
 sites: {{}}
@@ -259,7 +288,9 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
     if not SITE_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a site's name", advice="use letters, digits, - and _")
     text = path.read_text(encoding="utf-8")
-    before = parse_settings(text, str(path)).sites  # the file, not `workspace`, which may be older
+    before = parse_settings(
+        text, str(path), workspace.root
+    ).sites  # the file, not `workspace`, which may be older
     if name in before:
         raise ConfigError(f"there is a site {name!r} already", where=str(path))
     entry = [f"  {name}:{'' if fields else ' {}'}"]
@@ -278,7 +309,7 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
     else:
         lines += ["sites:", *entry]
     new_text = "\n".join(lines) + "\n"
-    settings = parse_settings(new_text, str(path))
+    settings = parse_settings(new_text, str(path), workspace.root)
     if set(settings.sites) != {*before, name}:
         raise ConfigError(
             "the site cannot be added", where=str(path), advice=f"add `{name}: {{}}` under sites: by hand"

@@ -11,16 +11,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from rwe.admission import opted_out, permitted
 from rwe.codes import Code
+from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError, SiteError, StudyError, UsageError
 from rwe.fhir.capability import Capability, read_capability
 from rwe.fhir.client import FhirClient
-from rwe.harvest import Cohort, Harvest, Token, find_cohort
-from rwe.landing import Run, RunFacts, ServerIdentity, StudyReference, new_run
+from rwe.harvest import Cohort, Harvest, Token
+from rwe.known import Known
+from rwe.lake.pseudonyms import Pseudonymiser
+from rwe.landing import Run, RunFacts, ServerIdentity, StudyReference, list_runs, new_run
+from rwe.night import Memory, Night
 from rwe.progress import SILENT, Progress
 from rwe.study import Study
+from rwe.watermarks import baselines, in_order
 
 #: Pulled whole for every patient of the cohort, whatever the studies ask.
 WHOLE_TYPES = (
@@ -60,14 +67,30 @@ class ExtractionResult:
     warnings: tuple[str, ...] = ()
 
 
+class PartlyLandedError(PartialError):
+    """Some types of a site failed; the others are landed, see `result`. The next run asks for them again."""
+
+    def __init__(self, result: ExtractionResult, errors: Sequence[str]) -> None:
+        self.result, self.errors = result, tuple(errors)
+        super().__init__(
+            "; ".join(errors),
+            where=f"site {result.site}",
+            advice="what came is landed and kept; run it again for the rest",
+        )
+
+
 class PartlyExtractedError(PartialError):
-    """Some sites failed; `results` of the others are landed. `failures` are the errors by site."""
+    """Some sites failed; `results` of the others are landed. `failures` are the errors by site.
+
+    A site of which only some types failed is in both.
+    """
 
     def __init__(self, results: Sequence[ExtractionResult], failures: Mapping[str, RweError]) -> None:
         self.results, self.failures = tuple(results), dict(failures)
         done = ", ".join(r.site for r in results)
+        sites = {r.site for r in results} | failures.keys()
         super().__init__(
-            f"{len(failures)} of {len(failures) + len(results)} sites failed: {_reasons(failures)}",
+            f"{len(failures)} of {len(sites)} sites failed: {_reasons(failures)}",
             advice=f"landed and kept: {done}; run it again for the others with --site",
         )
 
@@ -108,45 +131,106 @@ def _tokens(study: Study, codelist: str) -> list[Token]:
 
 
 def extract_site(
-    workspace: Workspace, site_name: str, studies: Sequence[Study], *, progress: Progress = SILENT
+    workspace: Workspace,
+    site_name: str,
+    studies: Sequence[Study],
+    *,
+    full: bool = False,
+    progress: Progress = SILENT,
 ) -> ExtractionResult:
-    """Find the cohort of all `studies` at one site and land what belongs to its patients.
+    """Find the cohort of all `studies` at one site and land what is new of its patients since the last run.
 
-    Nothing is landed unless all of it was read. A site without a patient of the cohort lands an empty run
-    with a warning. Raises ConfigError, StudyError, SiteError (the server), LandingError (the disk, the lock).
+    With `full` everything is pulled, whatever the watermarks say. A site without a patient of the cohort
+    lands an empty run with a warning. Raises PartlyLandedError where some types failed (the others are
+    landed), and, with nothing landed, ConfigError, StudyError, SiteError (the server), LandingError (the
+    disk, the lock).
     """
     site = workspace.site(site_name)
     plan = plan_extraction(studies)
+    refused = opted_out(site_name, site)
     started = time.monotonic()
     with FhirClient(site_name, site) as client, new_run(workspace.landing, site_name) as writer:
         capability = read_capability(client)
+        memory = remember(workspace, site_name)
         harvest = Harvest(client, site, capability, writer, progress)
-        cohort = find_cohort(harvest, plan.index_codes)
-        if cohort.patients:
-            _pull(harvest, cohort, plan)
-        else:
-            harvest.warn("no patient has an index event of any study")
-        run = writer.commit(_facts(site, plan, capability, harvest, cohort))
-    requests = sum(sum(counts.values()) for counts in client.requests.values())
-    return ExtractionResult(
+        night = Night(harvest, site, memory, is_full=full)
+        patients = _pull(harvest, night, site, plan, refused)
+        if night.first_error and not any(s.is_complete for s in night.scopes.values()):
+            raise night.first_error
+        writer.write_cohort({memory.pseudonyms.of("Patient", p) for p in patients})
+        run = writer.commit(_facts(plan, capability, harvest, night, len(patients)))
+    result = ExtractionResult(
         site=site_name,
         run=run,
         resources=run.resources,
-        patients=len(cohort.patients),
-        requests=requests,
+        patients=len(patients),
+        requests=sum(sum(counts.values()) for counts in client.requests.values()),
         seconds=time.monotonic() - started,
         warnings=tuple(harvest.warnings),
     )
+    if night.errors:
+        raise PartlyLandedError(result, night.errors)
+    return result
 
 
-def _pull(harvest: Harvest, cohort: Cohort, plan: ExtractionPlan) -> None:
-    harvest.settle_batches(cohort)
-    harvest.pull_patients(cohort)
+def remember(workspace: Workspace, site_name: str) -> Memory:
+    """What earlier runs of the site left to build on. Raises LandingError, ConfigError (the key)."""
+    runs = in_order(list_runs(workspace.landing, site_name))
+    archived = {
+        p.stem.removeprefix("run=") for p in workspace.lake.glob(f"_runs/site={site_name}/run=*.json")
+    }
+    return Memory(
+        runs=runs,
+        baselines=baselines(runs, archived),
+        known=Known(runs),
+        pseudonyms=Pseudonymiser(workspace.pseudonym_key(), site_name),
+    )
+
+
+def _pull(
+    harvest: Harvest, night: Night, site: Site, plan: ExtractionPlan, refused: frozenset[str]
+) -> frozenset[str]:
+    """Pull everything of the night; returns the patients it is about."""
+    cohort = settle_cohort(harvest, site, plan.index_codes).without(refused)
+    leavers = tuple(p for p in night.leavers(cohort.patients) if p not in refused)
+    if not cohort.patients:
+        harvest.warn("no patient has an index event of any study")
+    if not cohort.patients and not leavers:
+        return frozenset()
+    harvest.settle_batches(cohort if cohort.patients else Cohort(dict.fromkeys(leavers)))
+    if site.consent == "required":
+        may_enter = _permitted(harvest, night, site, cohort.patients, leavers)
+        kept_out = frozenset(cohort.patients) - may_enter
+        refused |= {*cohort.patients, *leavers} - may_enter
+        leavers = tuple(p for p in leavers if p in may_enter)
+        cohort = cohort.without(refused)
+        if kept_out:
+            harvest.warn(f"without a permitting Consent, and not asked for: {len(kept_out)} patients")
+    # A merged record may be one that left; everyone in the cohort comes first.
+    everyone = night.pull_patients({*cohort.patients, *leavers}, refused)
+    patients = tuple(sorted(everyone - set(leavers)))
     for resource_type in WHOLE_TYPES:
-        harvest.pull(resource_type, cohort)
-    for codes in _chunks(plan.observation_codes, _CODES_A_REQUEST):
-        harvest.pull("Observation", cohort, codes=codes)
-    harvest.pull_medications()
+        night.pull(resource_type, patients, leavers)
+    if plan.observation_codes:
+        portions = _chunks(plan.observation_codes, _CODES_A_REQUEST)
+        night.pull("Observation", patients, leavers, codes=portions)
+    night.pull_medications()
+    return frozenset(patients)
+
+
+def _permitted(
+    harvest: Harvest, night: Night, site: Site, patients: Sequence[str], leavers: Sequence[str]
+) -> frozenset[str]:
+    if not harvest.offers("Consent"):
+        raise harvest.client.error(
+            "the site requires consent, and the server does not list this type",
+            "Consent",
+            advice="ask the hospital for it, or set consent: ignored if the study may",
+        )
+    night.pull("Consent", patients, leavers, always_whole=True)
+    if night.first_error is not None:
+        raise night.first_error
+    return permitted(harvest.consents, site, datetime.now(site.zone).date())
 
 
 def _chunks(codes: Sequence[Token], size: int) -> list[tuple[Token, ...]]:
@@ -154,18 +238,22 @@ def _chunks(codes: Sequence[Token], size: int) -> list[tuple[Token, ...]]:
 
 
 def _facts(
-    site: Site, plan: ExtractionPlan, capability: Capability, harvest: Harvest, cohort: Cohort
+    plan: ExtractionPlan, capability: Capability, harvest: Harvest, night: Night, patients: int
 ) -> RunFacts:
+    whole = {t for t, scope in night.scopes.items() if scope.is_complete}
     return RunFacts(
         route="search",
-        time_zone=site.time_zone,
+        time_zone=harvest.site.time_zone,
         server=ServerIdentity(capability.software, capability.version, capability.fhir_version),
         requests=harvest.client.requests,
         queries=tuple(harvest.queries),
-        watermarks={t: at.isoformat() if at else None for t, at in harvest.watermarks.items()},
+        watermarks={t: at.isoformat() if at else None for t, at in harvest.watermarks.items() if t in whole},
         studies=plan.studies,
-        patients=len(cohort.patients),
+        patients=patients,
         warnings=tuple(harvest.finish_warnings()),
+        errors=tuple(night.errors),
+        scopes=night.scopes,
+        clock_ahead=harvest.clock_ahead,
     )
 
 
@@ -174,9 +262,10 @@ def extract_sites(
     names: Sequence[str],
     studies: Sequence[Study],
     *,
+    full: bool = False,
     progress: Progress = SILENT,
 ) -> list[ExtractionResult]:
-    """Extract one site after the other; what one fails at does not stop the others.
+    """Extract one site after the other; what one fails at does not stop the others. `full`: see extract_site.
 
     Raises PartlyExtractedError if some sites failed (the others are landed), SiteError if all did, the
     site's own error if there is only one, and UsageError (wrong settings, studies) before anything is asked.
@@ -190,11 +279,13 @@ def extract_sites(
     failures: dict[str, RweError] = {}
     for name in names:
         try:
-            results.append(extract_site(workspace, name, studies, progress=progress))
+            results.append(extract_site(workspace, name, studies, full=full, progress=progress))
         except RweError as e:
             if len(names) == 1:
                 raise
             failures[name] = e
+            if isinstance(e, PartlyLandedError):
+                results.append(e.result)
     raise_for_failures(results, failures)
     return results
 

@@ -7,38 +7,49 @@ only if it refers to a patient who was asked for.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from rwe.config import Site
-from rwe.errors import SiteError
+from rwe.fhir.budget import Ceiling
 from rwe.fhir.bundle import NotAResourceError, Resource, read_resource
 from rwe.fhir.capability import Capability
 from rwe.fhir.client import FhirClient, RefusedError
-from rwe.fhir.search import Found, Page, Parameters, any_of, search, token
-from rwe.landing import RunWriter
+from rwe.fhir.deletions import Source, tombstone
+from rwe.fhir.links import linked_patients
+from rwe.fhir.search import Found, Page, Parameters, SearchSummary, any_of, search, token
+from rwe.landing import DELETED, RunWriter
 from rwe.progress import Progress
 
 Token = tuple[str, str]
 _T = TypeVar("_T")
 _GONE = frozenset({404, 410})
-_CANNOT_SEARCH = frozenset({400, 403, 404, 405, 422, 501})
-_FEW = 5
-_INDEX_CODES_A_REQUEST = 50
+_BAD_REQUEST = 400
+_SEARCHES = 3  # one whose next link expired is begun again
+_PROBED = ("Encounter", "Condition", "Procedure", "MedicationAdministration")
+_PROBES = 5
+#: Epic wants a category on every search of Observations.
+_CATEGORIES = "laboratory,vital-signs,survey,exam,imaging,procedure,therapy,activity,social-history"
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients with an index event: by id, the resource type of one such event. Never printed."""
+    """The patients: by id, the type of an index event, None where the site names them. Never printed."""
 
-    index_type: Mapping[str, str] = field(repr=False)
+    index_type: Mapping[str, str | None] = field(repr=False)
 
     @property
     def patients(self) -> tuple[str, ...]:
         return tuple(sorted(self.index_type))
+
+    def without(self, refused: Collection[str]) -> Cohort:
+        """The cohort less some patients."""
+        return Cohort({p: t for p, t in self.index_type.items() if p not in refused})
 
 
 class Harvest:
@@ -48,7 +59,7 @@ class Harvest:
         self, client: FhirClient, site: Site, capability: Capability, writer: RunWriter, progress: Progress
     ) -> None:
         self.client, self.capability = client, capability
-        self.progress, self._site, self._writer = progress, site, writer
+        self.progress, self.site, self._writer = progress, site, writer
         self.batch_size, self._prefix = site.patients_per_request, ""
         self.queries: dict[str, None] = {}
         self.watermarks: dict[str, datetime | None] = {}
@@ -56,7 +67,18 @@ class Harvest:
         self._foreign: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._medications: set[str] = set()
-        self._included_medications: set[str] = set()
+        self._ceiling = Ceiling(client.name, site)
+        self._lock = threading.RLock()
+        self._clock_ahead: list[float] = []
+        self._demands_category = False
+        #: By type: ids that landed, the latest `meta.lastUpdated` among them, and searches of several pages.
+        self.landed: dict[str, set[str]] = {}
+        self.newest: dict[str, datetime] = {}
+        self.paged: set[str] = set()
+        #: By type: `meta.lastUpdated` of what came because it changed.
+        self.updates: dict[str, list[datetime]] = {}
+        self.merged_patients: set[str] = set()
+        self.consents: list[bytes] = []
 
     def warn(self, sentence: str) -> None:
         """Keep a sentence for the manifest and the user, once. It names types and counts, never an id."""
@@ -78,47 +100,103 @@ class Harvest:
         self.warn(f"{resource_type}: the server does not list this type, so it was not asked for")
         return False
 
+    @property
+    def clock_ahead(self) -> tuple[float, float] | None:
+        """By how many seconds the server's clock was ahead of ours, at least and at most, so far."""
+        return (min(self._clock_ahead), max(self._clock_ahead)) if self._clock_ahead else None
+
     def ask(
-        self, resource_type: str, parameters: Parameters, template: str, on_page: Callable[[Page], None]
+        self,
+        resource_type: str,
+        parameters: Parameters,
+        template: str,
+        on_page: Callable[[Page], None],
+        *,
+        ids_only: bool = False,
     ) -> frozenset[str]:
-        """Search, keep the watermark and the query's template, and return the parameters it ignored."""
-        self.queries[f"{resource_type}?{template}"] = None
-        done = search(self.client, resource_type, parameters, page_size=self._site.page_size, on_page=on_page)
+        """Search, keep the watermark and the query's template, and return the parameters it ignored.
+
+        `on_page` runs under the harvest's lock. It sees pages again where a search has to be begun again.
+        """
+        with self._lock:
+            self.queries[f"{resource_type}?{template}"] = None
+
+        def locked(page: Page) -> None:
+            with self._lock:
+                on_page(page)
+
+        for attempt in range(1, _SEARCHES + 1):
+            try:
+                done = search(
+                    self.client,
+                    resource_type,
+                    parameters,
+                    page_size=self.site.page_size,
+                    on_page=locked,
+                    ids_only=ids_only,
+                )
+                break
+            except RefusedError as e:
+                if e.status not in _GONE or attempt == _SEARCHES:
+                    raise
+        with self._lock:
+            self._note(resource_type, done)
+        return done.ignored
+
+    def _note(self, resource_type: str, done: SearchSummary) -> None:
         if done.subsetted + done.malformed:
             self._refused[resource_type] += done.subsetted + done.malformed
+        if done.pages > 1:
+            self.paged.add(resource_type)
         before = self.watermarks.get(resource_type, done.server_clock)
         known = [c for c in (before, done.server_clock) if c is not None]
         self.watermarks[resource_type] = min(known) if known else None
-        return done.ignored
+        if done.server_clock:
+            self._clock_ahead.append((done.server_clock - datetime.now(UTC)).total_seconds())
 
     def settle_batches(self, cohort: Cohort) -> None:
         """Find out how this server wants patients named, and whether it takes several at once.
 
         Seen: `patient=ID` finds nothing and `patient=Patient/ID` does; `patient=a,b` gives an empty Bundle.
         Patients with a known index event make good probes: an empty answer is wrong. Raises SiteError if
-        no way of asking finds it.
+        no way of asking finds it. Patients named by the site are probed for what a patient mostly has.
         """
-        first, *others = cohort.patients
+        known = [(p, t) for p in cohort.patients if (t := cohort.index_type[p])]
+        if not known:
+            self._settle_blindly(cohort)
+            return
+        first, kind = known[0]
         for self._prefix in ("", "Patient/"):
-            alone = self._probe(cohort, [first])
+            alone = self._probe(kind, [first])
             if alone:
                 break
         else:
             raise self.client.error(
                 "a search by patient does not find a patient's own index event",
-                cohort.index_type[first],
+                kind,
                 advice="ask the hospital whether this type can be searched by patient",
             )
-        partner = next((p for p in others if cohort.index_type[p] == cohort.index_type[first]), None)
-        if partner is None:
-            return
-        singles = alone | self._probe(cohort, [partner])
-        if self._probe(cohort, [first, partner]) != singles:
+        partner = next((p for p, t in known[1:] if t == kind), None)
+        if partner is not None:
+            self._settle_pair(kind, first, partner, alone | self._probe(kind, [partner]))
+
+    def _settle_blindly(self, cohort: Cohort) -> None:
+        for kind in filter(self.capability.offers, _PROBED):
+            for self._prefix in ("", "Patient/"):
+                alone = {p: found for p in cohort.patients[:_PROBES] if (found := self._probe(kind, [p]))}
+                if len(alone) > 1:
+                    (first, found), (partner, more) = list(alone.items())[:2]
+                    self._settle_pair(kind, first, partner, found | more)
+                    return
+        self._prefix, self.batch_size = "", 1
+        self.warn("how the server takes several patients could not be tried out: each was asked for alone")
+
+    def _settle_pair(self, kind: str, first: str, partner: str, singles: set[str | None]) -> None:
+        if self._probe(kind, [first, partner]) != singles:
             self.batch_size = 1
             self.warn("the server does not answer for several patients at once, so each was asked for alone")
 
-    def _probe(self, cohort: Cohort, patients: Sequence[str]) -> set[str | None]:
-        resource_type = cohort.index_type[patients[0]]
+    def _probe(self, resource_type: str, patients: Sequence[str]) -> set[str | None]:
         ids: set[str | None] = set()
 
         def collect(page: Page) -> None:
@@ -141,21 +219,42 @@ class Harvest:
                 advice="ask the hospital to enable it, or for files to `rwe import`",
             )
 
-    def pull(self, resource_type: str, cohort: Cohort, *, codes: Sequence[Token] = ()) -> None:
-        """Land every resource of a type that belongs to the cohort, or those with one of the codes."""
-        if not self.offers(resource_type):
-            return
-        batches = _batches(cohort.patients, self.batch_size)
-        with self.progress.step(f"{self.client.name}: {resource_type}", len(batches), "batches") as step:
-            for batch in batches:
-                self._pull_batch(resource_type, frozenset(batch), codes)
-                step.advance()
+    def pull(
+        self,
+        resource_type: str,
+        patients: Sequence[str],
+        *,
+        codes: Sequence[Token] = (),
+        since: datetime | None = None,
+    ) -> None:
+        """Land every resource of a type that belongs to the patients, or those with one of the codes.
 
-    def _pull_batch(self, resource_type: str, asked: frozenset[str], codes: Sequence[Token]) -> None:
-        parameters = [("patient", self._patients(sorted(asked)))]
-        if codes:
-            parameters.append(("code", any_of(token(*c) for c in codes)))
-        wanted = frozenset(codes)
+        With `since` only what changed at that instant or later, by the server's clock.
+        """
+        parts = batches(patients, self.batch_size)
+        self._each(resource_type, parts, lambda batch: self._pull_batch(resource_type, batch, codes, since))
+
+    def _each(
+        self, resource_type: str, batches: Sequence[tuple[str, ...]], work: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """Work off batches side by side, as many as the site allows. The first error ends it."""
+        label = f"{self.client.name}: {resource_type}"
+        with (
+            self.progress.step(label, len(batches), "batches") as step,
+            ThreadPoolExecutor(self.site.max_concurrency) as pool,
+        ):
+            futures = [pool.submit(work, batch) for batch in batches]
+            try:
+                for future in futures:
+                    future.result()
+                    step.advance()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pull_batch(
+        self, resource_type: str, batch: tuple[str, ...], codes: Sequence[Token], since: datetime | None
+    ) -> None:
+        asked, wanted = frozenset(batch), frozenset(codes)
 
         def land(page: Page) -> None:
             self._refuse_everyone(resource_type, page, asked)
@@ -163,69 +262,132 @@ class Harvest:
                 if "code" in page.ignored and found.is_match and not found.resource.codes & wanted:
                     continue
                 self._land(found, asked)
+                if since and found.resource.last_updated:
+                    self.updates.setdefault(resource_type, []).append(found.resource.last_updated)
 
-        template = "patient={patients}&code={codes}" if codes else "patient={patients}"
-        ignored = self.ask(resource_type, parameters, template, land)
+        ignored = self._ask_for_patients(resource_type, batch, codes, since, land)
         if "code" in ignored:
-            self.warn(f"{resource_type}: the server ignores the parameter code; filtered here")
+            with self._lock:
+                self.warn(f"{resource_type}: the server ignores the parameter code; filtered here")
+
+    def _ask_for_patients(
+        self,
+        resource_type: str,
+        batch: Sequence[str],
+        codes: Sequence[Token],
+        since: datetime | None,
+        on_page: Callable[[Page], None],
+        *,
+        ids_only: bool = False,
+    ) -> frozenset[str]:
+        parameters = [("patient", self._patients(sorted(batch)))]
+        template = "patient={patients}"
+        if codes:
+            parameters.append(("code", any_of(token(*c) for c in codes)))
+            template += "&code={codes}"
+        if since:
+            at = since.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            parameters.append(("_lastUpdated", f"ge{at}"))
+            template += "&_lastUpdated=ge{since}"
+        if ids_only:
+            parameters.append(("_elements", "id"))
+            template += "&_elements=id"
+        category = [("category", _CATEGORIES)]
+        if resource_type != "Observation" or self._demands_category:
+            more = category if resource_type == "Observation" else []
+            return self.ask(resource_type, parameters + more, template, on_page, ids_only=ids_only)
+        try:
+            return self.ask(resource_type, parameters, template, on_page, ids_only=ids_only)
+        except RefusedError as e:
+            if e.status != _BAD_REQUEST:
+                raise
+        ignored = self.ask(resource_type, parameters + category, template, on_page, ids_only=ids_only)
+        self._demands_category = True
+        return ignored
+
+    def list_ids(
+        self, resource_type: str, patients: Sequence[str], *, codes: Sequence[Token] = ()
+    ) -> frozenset[str]:
+        """The ids of what belongs to the patients, for comparing: nothing lands."""
+        ids: set[str] = set()
+
+        def collect(page: Page) -> None:
+            ids.update(f.resource.id for f in page.found if f.resource.id)
+
+        def work(batch: tuple[str, ...]) -> None:
+            self._ask_for_patients(resource_type, batch, codes, None, collect, ids_only=True)
+
+        self._each(resource_type, batches(patients, self.batch_size), work)
+        return frozenset(ids)
 
     def _land(self, found: Found, asked: frozenset[str]) -> None:
         resource = found.resource
-        if resource.type == "Medication" and not found.is_match and resource.id:
-            self._included_medications.add(resource.id)
+        if resource.type == "Medication" and not found.is_match:
+            pass
         elif resource.type == "Patient" or resource.patient not in asked:
             self._foreign[resource.type] += found.is_match
             return
-        if resource.medication:
-            self._medications.add(resource.medication)
-        self._write(resource)
+        self.write(resource)
 
-    def _write(self, resource: Resource) -> None:
-        self._writer.write(resource.type, resource.raw, last_updated=resource.last_updated)
+    def write(self, resource: Resource) -> None:
+        """Land one resource, and remember that. Raises CeilingError beyond what the site allows."""
+        with self._lock:
+            self._ceiling.add(resource.type)
+            self._writer.write(resource.type, resource.raw, last_updated=resource.last_updated)
+            if resource.medication:
+                self._medications.add(resource.medication)
+            if resource.type == "Patient":
+                self.merged_patients |= linked_patients(resource.raw)
+            if resource.type == "Consent":
+                self.consents.append(resource.raw)
+            if resource.id:
+                self.landed.setdefault(resource.type, set()).add(resource.id)
+            newest = self.newest.get(resource.type)
+            if resource.last_updated and (newest is None or resource.last_updated > newest):
+                self.newest[resource.type] = resource.last_updated
 
-    def pull_patients(self, cohort: Cohort) -> None:
-        """Land the Patient of each id."""
-        lost = self._pull_ids("Patient", cohort.patients, "_id={patients}")
-        if lost:
-            self.warn(f"Patient: index event, but no readable Patient resource: {lost}")
+    def bury(self, resource_type: str, resource_id: str, at: datetime | None, source: Source) -> None:
+        """Land a tombstone."""
+        with self._lock:
+            self._writer.write(DELETED, tombstone(resource_type, resource_id, at, source))
 
-    def pull_medications(self) -> None:
-        """Land the Medications that landed resources refer to. Contained ones came with their resource."""
-        wanted = sorted(self._medications - self._included_medications)
-        lost = self._pull_ids("Medication", wanted, "_id={medications}") if wanted else 0
-        if lost:
-            self.warn(f"Medication: referred to, but not to be read: {lost}")
+    def pull_medications(self, known: Iterable[str]) -> frozenset[str]:
+        """Land the Medications that landed resources refer to, and those known already, as they are now.
 
-    def _pull_ids(self, resource_type: str, ids: Sequence[str], template: str) -> int:
+        Contained ones came with their resource. Returns the ids that the server has no more.
+        """
+        wanted = sorted({*self._medications, *known} - self.landed.get("Medication", set()))
+        return self.pull_ids("Medication", wanted, "_id={medications}")
+
+    def pull_ids(self, resource_type: str, ids: Sequence[str], template: str) -> frozenset[str]:
         """Land resources by id; what a search by `_id` does not give is read one by one. Returns the lost."""
-        if resource_type != "Patient" and not self.offers(resource_type):
-            return 0
-        lost = 0
-        batches = _batches(ids, self.batch_size)
-        with self.progress.step(f"{self.client.name}: {resource_type}", len(batches), "batches") as step:
-            for batch in batches:
-                got: dict[str, None] = {}
+        lost: set[str] = set()
 
-                def land(
-                    page: Page, asked: frozenset[str] = frozenset(batch), got: dict[str, None] = got
-                ) -> None:
-                    for found in page.found:
-                        if found.resource.type == resource_type and found.resource.id in asked:
-                            self._write(found.resource)
-                            got[found.resource.id] = None
-                        else:
-                            self._foreign[found.resource.type] += found.is_match
+        def work(batch: tuple[str, ...]) -> None:
+            got: set[str] = set()
+            asked = frozenset(batch)
 
-                self.ask(resource_type, [("_id", any_of(batch))], template, land)
-                for resource in (self._read(resource_type, i) for i in batch if i not in got):
-                    if resource is None:
-                        lost += 1
+            def land(page: Page) -> None:
+                for found in page.found:
+                    if found.resource.type == resource_type and found.resource.id in asked:
+                        self.write(found.resource)
+                        got.add(found.resource.id)
                     else:
-                        self._write(resource)
-                step.advance()
-        return lost
+                        self._foreign[found.resource.type] += found.is_match
 
-    def _read(self, resource_type: str, resource_id: str) -> Resource | None:
+            self.ask(resource_type, [("_id", any_of(batch))], template, land)
+            for one in batch:
+                if one not in got:
+                    resource = self.read(resource_type, one)
+                    if resource is None:
+                        lost.add(one)
+                    else:
+                        self.write(resource)
+
+        self._each(resource_type, batches(ids, self.batch_size), work)
+        return frozenset(lost)
+
+    def read(self, resource_type: str, resource_id: str) -> Resource | None:
         """Read one resource by its id; None where it is gone, or is not what was asked for."""
         url = f"{self.client.base_url}/{resource_type}/{resource_id}"
         answer = self.client.request(resource_type, url, accept=_GONE)
@@ -238,99 +400,6 @@ class Harvest:
         return resource if (resource.type, resource.id) == (resource_type, resource_id) else None
 
 
-def find_cohort(harvest: Harvest, index_codes: Mapping[str, Sequence[Token]]) -> Cohort:
-    """The patients with an index event, by resource type and the codes to find it by.
-
-    What the server answers is checked against the codes: one that ignores `code` must not make everyone a
-    patient of the cohort. Raises SiteError if the server cannot be asked by code or offers none of the types.
-    """
-    index_type: dict[str, str] = {}
-    offered = [source for source in index_codes if harvest.offers(source)]
-    if not offered:
-        raise harvest.client.error(
-            "the server offers no type that could carry an index event",
-            " and ".join(index_codes),
-            advice="check base_url, and index_event.sources of the studies",
-        )
-    with harvest.progress.step(f"{harvest.client.name}: index events", len(offered), "types") as step:
-        for source in offered:
-            for codes in _batches(index_codes[source], _INDEX_CODES_A_REQUEST):
-                patients = _by_code(harvest, source, codes)
-                if source == "MedicationAdministration":
-                    patients |= _by_medication(harvest, codes)
-                for patient in sorted(patients):
-                    index_type.setdefault(patient, source)
-            step.advance()
-    return Cohort(index_type)
-
-
-def _by_code(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> set[str]:
-    """The patients of resources that bear one of the codes themselves."""
-    events = _bearing(harvest, resource_type, codes)
-    orphans = sum(r.patient is None for r in events)
-    if orphans:
-        harvest.warn(f"{resource_type}: index events that refer to no patient by id, passed over: {orphans}")
-    return {r.patient for r in events if r.patient}
-
-
-def _by_medication(harvest: Harvest, codes: Sequence[Token]) -> set[str]:
-    """The patients given a Medication with one of the codes: `code=` does not see through the reference."""
-    if not harvest.offers("Medication"):
-        return set()
-    ids = sorted(r.id for r in _bearing(harvest, "Medication", codes) if r.id)
-    patients: set[str] = set()
-
-    def ask(some: Sequence[str]) -> set[str | None]:
-        asked, events = frozenset(some), set[str | None]()
-
-        def collect(page: Page) -> None:
-            for found in page.found:
-                if found.resource.medication in asked:
-                    events.add(found.resource.id)
-                    if found.resource.patient:
-                        patients.add(found.resource.patient)
-
-        value = any_of(f"Medication/{i}" for i in some)
-        template = "medication={medications}"
-        harvest.ask("MedicationAdministration", [("medication", value)], template, collect)
-        return events
-
-    size = 1
-    if len(ids) > _FEW:
-        singles = ask(ids[:1]) | ask(ids[1:2])
-        size = harvest.batch_size if singles and ask(ids[:2]) == singles else 1
-    for batch in _batches(ids, size):
-        ask(batch)
-    return patients
-
-
-def _bearing(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> list[Resource]:
-    wanted, matched, others = frozenset(codes), list[Resource](), Counter[str]()
-
-    def collect(page: Page) -> None:
-        for found in page.found:
-            if found.resource.type == resource_type and found.resource.codes & wanted:
-                matched.append(replace(found.resource, raw=b""))
-            elif found.is_match and not found.resource.medication:
-                others[resource_type] += 1
-
-    try:
-        value = any_of(token(*c) for c in codes)
-        harvest.ask(resource_type, [("code", value)], "code={index codes}", collect)
-    except RefusedError as e:
-        if e.status not in _CANNOT_SEARCH:
-            raise
-        raise SiteError(
-            f"the server refuses a search by code (status {e.status}), so the cohort cannot be found",
-            where=e.where,
-            advice="ask the hospital to enable it, or for files to `rwe import`",
-        ) from None
-    if others:
-        harvest.warn(
-            f"{resource_type}: answers without a code asked for, passed over: {others[resource_type]}"
-        )
-    return matched
-
-
-def _batches(values: Sequence[_T], size: int) -> list[tuple[_T, ...]]:
+def batches(values: Sequence[_T], size: int) -> list[tuple[_T, ...]]:
+    """The values in order, `size` of them at a time."""
     return [tuple(values[i : i + size]) for i in range(0, len(values), size)]

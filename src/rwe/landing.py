@@ -4,7 +4,9 @@
 
 A run is written into `.run=R.part`, synced, its manifest last, and then renamed. One lock a site keeps two
 runs apart; whoever holds it may clear away what a killed run left behind. One line is one resource.
-Lines that are no resource at all land too, as the type `_unreadable`, so that all counts add up.
+Lines that are no resource at all land too, as the type `_unreadable`, so that all counts add up. What the
+server deleted lands as the type `_deleted` (see `rwe.fhir.deletions`). `_cohort.zst` names, by pseudonym, the
+patients the run was about: who is not in it has no history here yet.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,9 +34,13 @@ from rwe.errors import LandingError
 SCHEMA_VERSION = 1
 #: The type of landed lines that are no FHIR resource.
 UNREADABLE = "_unreadable"
+#: The type of landed tombstones.
+DELETED = "_deleted"
 MANIFEST = "manifest.json"
-Route = Literal["search", "import"]
+COHORT = "_cohort.zst"
+Route = Literal["search", "export", "import"]
 
+_SPECIAL = frozenset({UNREADABLE, DELETED})
 _TYPE = re.compile(r"[A-Za-z]{1,64}")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 _NEWLINES = bytes.maketrans(b"\r\n", b"  ")
@@ -71,11 +77,31 @@ class StudyReference:
 
 
 @dataclass(frozen=True)
+class TypeScope:
+    """What a run asked of one type, and whether it got all of it.
+
+    `since` (ISO 8601) is the instant asked from, null where everything was asked for; `base` is then the run
+    that it builds on. `plan_sha256` tells two questions apart (server, codes). `newest` is the latest
+    `meta.lastUpdated` seen by this run and those it builds on. `is_reconciled`: what is gone was looked for
+    in full. `is_paged`: some answer had several pages, between which things may have changed.
+    """
+
+    plan_sha256: str
+    is_complete: bool
+    since: str | None = None
+    base: str | None = None
+    newest: str | None = None
+    is_reconciled: bool = False
+    is_paged: bool = True
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """What only the maker of a run knows. Nothing in it may identify a patient: queries are templates.
 
     `requests` counts by resource type and HTTP status; `watermarks` holds the server's clock (ISO 8601) by
-    type, null where the server told none; `time_zone` is the site's, IANA.
+    type that is complete, null where the server told none; `time_zone` is the site's, IANA. `clock_ahead` is
+    by how many seconds the server's clock was ahead of ours, at least and at most.
     """
 
     route: Route
@@ -88,6 +114,8 @@ class RunFacts:
     patients: int | None = None
     warnings: Sequence[str] = ()
     errors: Sequence[str] = ()
+    scopes: Mapping[str, TypeScope] = field(default_factory=dict)
+    clock_ahead: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,9 @@ class Manifest:
     patients: int | None
     warnings: tuple[str, ...]
     errors: tuple[str, ...]
+    scopes: dict[str, TypeScope] = field(default_factory=dict)
+    clock_ahead: tuple[float, float] | None = None
+    cohort_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +169,16 @@ class Run:
         """The file of a type, or None where the run has none of it."""
         found = [f.name for f in self.manifest.files if f.type == resource_type]
         return self.path / found[0] if found else None
+
+    def cohort(self) -> frozenset[str] | None:
+        """Pseudonyms of the patients the run was about; None where it does not tell, or not credibly."""
+        try:
+            content = (self.path / COHORT).read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.manifest.cohort_sha256:
+                return None
+            return frozenset(zstandard.ZstdDecompressor().decompress(content).decode("ascii").split())
+        except (OSError, zstandard.ZstdError, UnicodeDecodeError):
+            return None
 
     def open(self, resource_type: str) -> Iterator[bytes]:
         """The lines of one type, as landed, without their newline. No line where the run has no such type.
@@ -232,6 +273,17 @@ class RunWriter:
         self._part = site_folder / f".run={self.run}.part"
         _private_folder(self._part)
         self._files: dict[str, _FileWriter] = {}
+        self._cohort_sha256: str | None = None
+
+    def write_cohort(self, pseudonyms: Collection[str]) -> None:
+        """Keep who the run is about, as pseudonyms: never in the manifest, which is shown."""
+        text = "\n".join(sorted(pseudonyms)).encode("ascii")
+        content = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
+        try:
+            _write_synced(self._part / COHORT, content)
+        except OSError as e:
+            raise self._disk_error() from e
+        self._cohort_sha256 = hashlib.sha256(content).hexdigest()
 
     def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> None:
         """Land one resource, byte by byte as served.
@@ -247,7 +299,7 @@ class RunWriter:
     def _writer(self, resource_type: str) -> _FileWriter:
         writer = self._files.get(resource_type)
         if writer is None:
-            if resource_type != UNREADABLE and not _TYPE.fullmatch(resource_type):
+            if not _is_type(resource_type):
                 raise LandingError(
                     "a resource type is not made of letters",
                     where=f"site {self.site}",
@@ -281,7 +333,7 @@ class RunWriter:
         return Run(self.site, self.run, self._target, manifest, hashlib.sha256(content).hexdigest())
 
     def _manifest(self, facts: RunFacts, files: tuple[LandedFile, ...]) -> Manifest:
-        latest = {t: w.last_updated for t, w in sorted(self._files.items()) if t != UNREADABLE}
+        latest = {t: w.last_updated for t, w in sorted(self._files.items()) if t not in _SPECIAL}
         return Manifest(
             schema_version=SCHEMA_VERSION,
             site=self.site,
@@ -301,6 +353,9 @@ class RunWriter:
             patients=facts.patients,
             warnings=tuple(facts.warnings),
             errors=tuple(facts.errors),
+            scopes=dict(sorted(facts.scopes.items())),
+            clock_ahead=facts.clock_ahead,
+            cohort_sha256=self._cohort_sha256,
         )
 
     def abandon(self) -> None:
@@ -371,11 +426,15 @@ def open_run(path: Path) -> Run:
     if (manifest.site, manifest.run) != (site, run) or not _RUN_ID.fullmatch(run):
         raise LandingError("the manifest belongs to another run", where=where, advice=_LAND_AGAIN)
     for f in manifest.files:
-        if f.name != f"{f.type}.ndjson.zst" or not (f.type == UNREADABLE or _TYPE.fullmatch(f.type)):
+        if f.name != f"{f.type}.ndjson.zst" or not _is_type(f.type):
             raise LandingError("the manifest names a file of another shape", where=where, advice=_LAND_AGAIN)
         if not (path / f.name).is_file():
             raise LandingError(f"the file {f.name} is gone", where=where, advice=_LAND_AGAIN)
     return Run(site, run, path, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _is_type(name: str) -> bool:
+    return name in _SPECIAL or _TYPE.fullmatch(name) is not None
 
 
 def _private_folder(path: Path) -> None:

@@ -12,7 +12,7 @@ from pytest_httpserver import HTTPServer
 
 from rwe.config import Site, Workspace, init_workspace
 from rwe.errors import LandingError, SiteError, StudyError, UsageError
-from rwe.extract import PartlyExtractedError, extract_site, extract_sites, plan_extraction
+from rwe.extract import PartlyExtractedError, PartlyLandedError, extract_site, extract_sites, plan_extraction
 from rwe.landing import Run, list_runs, new_run
 from rwe.study import Study
 from tests.contract.quirky import (
@@ -168,8 +168,8 @@ def test_a_server_that_cannot_be_searched_by_code_says_what_to_do(
         extract_site(workspace, "a", [study])
 
 
-@pytest.mark.parametrize("fail_after", [2, 6, 15, 30])
-def test_a_run_that_breaks_off_lands_nothing(
+@pytest.mark.parametrize("fail_after", [2, 6, 7])
+def test_a_run_that_breaks_off_before_any_type_is_whole_lands_nothing(
     tmp_path: Path, httpserver: HTTPServer, study: Study, fail_after: int
 ) -> None:
     hospital = Hospital(fail_after=fail_after)
@@ -179,6 +179,29 @@ def test_a_run_that_breaks_off_lands_nothing(
     assert "secret" not in str(caught.value)
     assert list_runs(workspace.landing) == []
     assert list(workspace.landing.rglob("*.zst")) == []
+
+
+@pytest.mark.parametrize("fail_after", [20, 35])
+def test_a_run_that_breaks_off_later_keeps_the_types_that_are_whole_and_names_the_others(
+    tmp_path: Path, httpserver: HTTPServer, study: Study, fail_after: int
+) -> None:
+    hospital = Hospital(fail_after=fail_after)
+    workspace = workspace_for(tmp_path, a=hospital.serve(httpserver))
+    with pytest.raises(PartlyLandedError, match="Observation: ") as caught:
+        extract_site(workspace, "a", [study])
+    assert caught.value.exit_status == 3
+    assert "secret" not in str(caught.value)
+    manifest = caught.value.result.run.manifest
+    whole = {t for t, scope in manifest.scopes.items() if scope.is_complete}
+    expected = {i for t, i in expected_to_land() if t in whole}
+    assert expected <= {i for _, i in landed(caught.value.result.run)}
+    assert "Patient" in whole
+    assert "Observation" not in whole
+    assert manifest.watermarks.keys() <= whole
+    assert any(e.startswith("Observation: ") for e in manifest.errors)
+    hospital.fail_after = 10**9
+    extract_site(workspace, "a", [study])
+    assert {found for run in list_runs(workspace.landing) for found in landed(run)} == expected_to_land()
 
 
 def test_one_failing_site_does_not_cost_the_others(

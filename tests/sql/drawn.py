@@ -144,7 +144,8 @@ def _empty_database() -> duckdb.DuckDBPyConnection:
     connection.execute(
         "create schema meta; create table meta.reconciliation as select null::varchar as site,"
         " null::varchar as run, null::varchar as resource_type, 0 as landed, 0 as in_lake, 0 as superseded,"
-        " 0 as duplicate, 0 as quarantined, 0 as not_mapped where false"
+        " 0 as deleted, 0 as not_admitted, 0 as duplicate, 0 as quarantined, 0 as not_mapped,"
+        " 0 as tombstones where false"
     )
     insert_studies(connection, [])
     create_schemas(connection)

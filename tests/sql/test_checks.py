@@ -15,8 +15,9 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
     "reconciliation_adds_up": [
         (
             "meta.reconciliation",
-            "resource_type | landed | in_lake | superseded | duplicate | quarantined | not_mapped\n"
-            "Patient | 10 | 5 | 1 | 1 | 1 | 1",
+            "resource_type | landed | in_lake | superseded | deleted | not_admitted | duplicate | quarantined"
+            " | not_mapped | tombstones\n"
+            "Patient | 12 | 5 | 1 | 1 | 1 | 1 | 1 | 1 | 0",
         )
     ],
     "survival_is_one_row_a_patient": [("cohort.survival", "patient_id\nann\nann")],

@@ -402,7 +402,7 @@ def test_a_run_that_was_cut_off_is_brought_in_again_whole(
 ) -> None:
     land(workspace, "north", patient(), infusion())
     with monkeypatch.context() as crash:
-        crash.setattr(write, "_store_quarantine", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        crash.setattr(write, "store_quarantine", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             update_lake(workspace)
     assert update_lake(workspace).runs != ()

@@ -1,42 +1,56 @@
 """One hospital's server over HTTP: patient with a busy server, deaf to a wrong one, silent about patients.
 
-What is kept out of every message and log: addresses with their query, ids, bodies, the texts of the HTTP
-libraries' own exceptions (they print all of these).
+What is kept out of every message and log: addresses with their query, ids, bodies, credentials, the texts of
+the HTTP libraries' own exceptions (they print all of these).
+
+A credential goes to the origin of base_url and to those the site lists in token_origins, nowhere else: see
+`FhirClient.fetch`. Client certificates and cookies follow the same rule.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self
-from urllib.parse import SplitResult, urljoin, urlsplit
+from typing import Any, Final, Literal, Self
+from urllib.parse import urljoin
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from rwe import __version__
 from rwe.config import Site
 from rwe.errors import ConfigError, SiteError
+from rwe.fhir.answer import Answer, Stream
+from rwe.fhir.auth import Credential, OriginAuth, credential_for
+from rwe.fhir.budget import RequestBudget
+from rwe.fhir.failures import CHECK_URL, BrokenAnswerError, RefusedError, refusal, unreachable
+from rwe.fhir.origin import Origin
+from rwe.fhir.sessions import check_tls_files, listed_origins, new_session
+
+__all__ = ["Answer", "BrokenAnswerError", "FhirClient", "RefusedError", "Stream", "TokenRule"]
 
 #: A server may ask for a pause as seconds, as a date or (seen) as an absolute epoch. Longer is not waited.
 LONGEST_PAUSE_SECONDS = 60.0
 #: A page beyond this is not read on: a compressed answer must not fill the memory.
 LARGEST_ANSWER_BYTES = 512 * 1024 * 1024
 
+#: required: only to an origin that may have the credential, with it. never: to any https origin, without it.
+TokenRule = Literal["required", "never"]
+_REQUIRED: Final = "required"
+_NEVER: Final = "never"
+
 _BUSY = frozenset({429, 502, 503, 504})
 _ATTEMPTS = 3  # for answers that came, but came broken
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PORTS = {"http": 80, "https": 443}
+_HOPS = 4
+_LARGEST_TOKEN_BYTES = 1 << 20
 
 
 def _silence(record: logging.LogRecord) -> bool:  # noqa: ARG001
@@ -44,14 +58,25 @@ def _silence(record: logging.LogRecord) -> bool:  # noqa: ARG001
 
 
 # urllib3 logs the full address of each request it sends (debug) or retries (warning): patients' ids.
-for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_silence)
+for _name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_silence)
 
 
 class _PatientRetry(Retry):
-    """Retry that heeds Retry-After, but never longer than LONGEST_PAUSE_SECONDS."""
+    """Retry that heeds Retry-After, but never longer than LONGEST_PAUSE_SECONDS, and keeps to the budget."""
 
     DEFAULT_BACKOFF_MAX = 30
+    turn: Callable[[], None] | None = None
+
+    def new(self, **parameters: Any) -> Self:
+        made = super().new(**parameters)
+        made.turn = self.turn
+        return made
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        super().sleep(response)
+        if self.turn is not None:
+            self.turn()
 
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
         try:
@@ -62,69 +87,67 @@ class _PatientRetry(Retry):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer read to its end. `date` is the server's clock from the Date header."""
+class _Ask:
+    """A request, its address aside."""
 
-    status: int
-    body: bytes
-    date: datetime | None
-    url: str
-
-
-class RefusedError(SiteError):
-    """The server answered with a status of 400 or more."""
-
-    def __init__(self, what: str, *, status: int, where: str, advice: str | None) -> None:
-        super().__init__(what, where=where, advice=advice)
-        self.status = status
-
-
-class _BrokenAnswerError(Exception):
-    """The answer began and broke off; asking again may help."""
+    label: str
+    token: TokenRule
+    method: str
+    headers: Mapping[str, str]
+    body: str | bytes | None
+    may_retry: bool
+    auth: OriginAuth | None
 
 
 class FhirClient:
-    """Reads from one site's server. Counts requests by resource type and status in `requests`.
+    """Reads from one site's server; threads may share it. Counts requests by label and status in `requests`.
 
-    Raises ConfigError on a base_url that may not be used, SiteError on everything the network can do.
+    Raises ConfigError on settings that may not be used (base_url, keys, certificates), SiteError on
+    everything the network can do. `budget` is the site's request budget.
     """
 
-    def __init__(self, name: str, site: Site) -> None:
+    def __init__(self, name: str, site: Site, *, budget: RequestBudget | None = None) -> None:
         self.name, self._site = name, site
         if site.base_url is None:
             raise ConfigError(
                 "the site has no base_url", where=f"site {name}", advice="add one, or use `rwe import`"
             )
         self.base_url = site.base_url
-        parts = urlsplit(self.base_url)
-        if parts.scheme == "http" and not (
-            site.allow_plain_http == "loopback only" and _is_loopback(parts.hostname or "")
-        ):
+        try:
+            self.origin = Origin.of(self.base_url)
+        except ValueError:
+            raise ConfigError(
+                "base_url has a host or port that is none", where=f"site {name}", advice=CHECK_URL
+            ) from None
+        if self.origin.scheme == "http" and not self._is_plain_allowed(self.origin):
             raise ConfigError(
                 "base_url is plain http, which anyone on the way can read",
                 where=f"site {name}",
                 advice='use https, or for a server on this machine set allow_plain_http: "loopback only"',
             )
-        try:
-            self._origin = _origin(parts)
-        except ValueError:
-            raise ConfigError(
-                "base_url has a port that is no number", where=f"site {name}", advice=_CHECK_URL
-            ) from None
+        self._trusted = listed_origins(name, site) | {self.origin}
+        check_tls_files(name, site)
+        self.budget = budget or RequestBudget(name, site)
         self.requests: dict[str, Counter[str]] = {}
-        self._session = self._new_session()
+        self._lock = threading.Lock()
+        self._sessions: dict[tuple[bool, bool], requests.Session] = {}
+        self.credential: Credential | None = credential_for(name, site, self)
+        self._auth = OriginAuth(self.credential, self._trusted) if self.credential else None
 
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False  # .netrc, proxies and CA bundles of the environment decide nothing here
-        session.headers.update(
-            {
-                "Accept": "application/fhir+json",
-                "Accept-Encoding": "gzip",
-                "User-Agent": f"rwe/{__version__}",
-            }
-        )
-        most = self._site.max_retries
+    def _is_plain_allowed(self, origin: Origin) -> bool:
+        return self._site.allow_plain_http == "loopback only" and origin.is_loopback
+
+    def _session(self, *, is_trusted: bool, may_retry: bool) -> requests.Session:
+        """Sessions apart, so that neither a certificate nor a cookie of the site reaches another server."""
+        key = is_trusted, may_retry
+        with self._lock:
+            if key not in self._sessions:
+                retry = self._retry(may_retry)
+                self._sessions[key] = new_session(self._site, retry, is_trusted=is_trusted)
+            return self._sessions[key]
+
+    def _retry(self, may_retry: bool) -> Retry:
+        most = self._site.max_retries if may_retry else 0
         retry = _PatientRetry(
             total=most,
             connect=min(most, 2),  # a dead server is told soon
@@ -132,18 +155,16 @@ class FhirClient:
             status=most,
             other=0,
             redirect=0,
-            status_forcelist=_BUSY,
-            allowed_methods=frozenset(
-                {"GET", "POST"}
-            ),  # the only POST here is _search, which changes nothing
+            status_forcelist=_BUSY if may_retry else (),
+            # The POSTs that may be retried are searches, which change nothing.
+            allowed_methods=frozenset({"GET", "POST", "DELETE"}),
             backoff_factor=0.5,
             backoff_jitter=0.5,
             raise_on_status=False,
             respect_retry_after_header=True,
         )
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=4))
-        return session
+        retry.turn = self.budget.turn
+        return retry
 
     def __enter__(self) -> Self:
         return self
@@ -155,25 +176,149 @@ class FhirClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        for session in self._sessions.values():
+            session.close()
 
     def address(self, link: str, resource_type: str) -> str:
-        """The absolute address of a link that the server gave.
+        """The absolute address of a link that the server gave, such as a next link or a status URL.
 
-        Raises SiteError if it leads to another origin: another server is not asked about patients.
+        Raises SiteError if it leads to an origin that may not have the credential: another server is not
+        asked about patients.
         """
-        url = urljoin(self.base_url + "/", link)
+        return self._target(link, resource_type, "required")[0]
+
+    def _target(self, link: str, label: str, token: TokenRule) -> tuple[str, bool]:
+        """The absolute address, and whether its origin is trusted with the credential."""
         try:
-            origin = _origin(urlsplit(url))
+            url = urljoin(self.base_url + "/", link)
+            origin = Origin.of(url)
         except ValueError:
-            raise self.error("the server gave a link that is no address", resource_type) from None
-        if origin != self._origin:
+            raise self.error("the server gave a link that is no address", label) from None
+        if origin in self._trusted:
+            return url, True
+        if token != _NEVER:
             raise self.error(
                 "the server's link leads to another host, port or scheme",
-                resource_type,
-                advice="make base_url the same as the base address the server itself is configured with",
+                label,
+                advice="make base_url the same as the base address the server itself is configured with, or, "
+                f"if the hospital means it, list the https origin in token_origins (it is {origin})",
             )
-        return url
+        if origin.scheme == "http" and (self.origin.scheme == "https" or not self._is_plain_allowed(origin)):
+            raise self.error(
+                "the server's link leads to plain http, which anyone on the way can read",
+                label,
+                advice="ask the hospital for https",
+            )
+        return url, False
+
+    @contextmanager
+    def fetch(
+        self,
+        url: str,
+        *,
+        label: str,
+        token: TokenRule = _REQUIRED,
+        method: Literal["GET", "POST", "DELETE"] = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        accept: Collection[int] = (),
+        may_retry: bool = True,
+    ) -> Iterator[Stream]:
+        """Send one request and hand out the answer with its body unread: for files of any size.
+
+            with client.fetch(url, label="Observation", token="never") as stream:
+                for chunk in stream.chunks(): ...
+
+        `url` is absolute, or relative to base_url. `label` is what counts and errors call it: a resource
+        type or another fixed word, never an id. `token`:
+
+        - "required" (next links, status URLs, manifests, files of `requiresAccessToken: true`): the origin
+          must be base_url's or listed in token_origins, else SiteError; the credential is attached. A site
+          without a credential keeps to the same origins.
+        - "never" (files of `requiresAccessToken: false`): no credential; on other origins no client
+          certificate and no cookie either. Any https origin; plain http only on this machine and only where
+          base_url is plain http too.
+
+        Redirects of GETs are followed within the origin only. A 401 renews the credential once and asks
+        again. A status of 400 or more raises RefusedError (`.status`) unless it is in `accept`. With
+        `may_retry`, busy answers (429, 502, 503, 504) and lost connections are asked again up to the site's
+        max_retries; without, they come back at once (kick-off, polling). Broken bodies raise
+        BrokenAnswerError from `stream.chunks()`. The place among max_concurrency is held until the end of
+        the `with`: do not ask for something else inside it. Raises QuietHoursError in quiet hours.
+        """
+        auth = None if token == _NEVER else self._auth
+        ask = _Ask(label, token, method, headers or {}, body, may_retry, auth)
+        with self.budget.slot(), self._open(url, ask) as response:
+            if response.status_code >= 400 and response.status_code not in accept:
+                raise refusal(response.status_code, self._where(label))
+            yield Stream(response, self._where(label))
+
+    def _open(self, url: str, ask: _Ask) -> requests.Response:
+        """The answer, after a renewal of the credential and redirects within the origin."""
+        may_renew, hops = self.credential is not None, 0
+        while True:
+            response = self._send(url, ask)
+            if response.status_code == 401 and ask.auth and self.credential and may_renew:
+                may_renew = False
+                if not self.credential.renew(response.request.headers.get("Authorization", "")):
+                    return response
+            elif (
+                ask.method == "GET" and response.status_code in _REDIRECTS and "Location" in response.headers
+            ):
+                url = self._redirected(response, ask.label)
+                hops += 1
+                if hops == _HOPS:
+                    response.close()
+                    raise self.error("the server redirects in a circle", ask.label, advice=CHECK_URL)
+            elif 300 <= response.status_code < 400:
+                response.close()
+                raise self.error("the server redirects the request", ask.label, advice=CHECK_URL)
+            else:
+                return response
+            response.close()
+            self.budget.turn()
+
+    def _redirected(self, response: requests.Response, label: str) -> str:
+        """Where a redirect leads. Raises SiteError if it leaves the origin, wherever that may be."""
+        try:
+            url = urljoin(response.url, response.headers["Location"])
+            is_same = Origin.of(url) == Origin.of(response.url)
+        except ValueError:
+            response.close()
+            raise self.error("the server gave a link that is no address", label) from None
+        if is_same:
+            return url
+        response.close()
+        raise self.error(
+            "the server's redirect leads to another host, port or scheme",
+            label,
+            advice="make base_url the address it leads to, if the hospital confirms that one",
+        )
+
+    def _send(self, url: str, ask: _Ask) -> requests.Response:
+        target, is_trusted = self._target(url, ask.label, ask.token)
+        session = self._session(is_trusted=is_trusted, may_retry=ask.may_retry)
+        try:
+            response = session.request(
+                ask.method,
+                target,
+                data=ask.body,
+                headers=dict(ask.headers),
+                timeout=(min(10.0, self._site.timeout_seconds), self._site.timeout_seconds),
+                allow_redirects=False,
+                stream=True,
+                auth=ask.auth,
+            )
+        except requests.RequestException as e:
+            self._count(ask.label, "no answer")
+            raise unreachable(e, self._where(ask.label), self._site.timeout_seconds) from None
+        except (urllib3.exceptions.HTTPError, OSError, ValueError):
+            raise self.error("the request could not be sent", ask.label) from None
+        retries = getattr(response.raw, "retries", None)
+        for past in retries.history if retries else ():
+            self._count(ask.label, str(past.status or "no answer"))
+        self._count(ask.label, str(response.status_code))
+        return response
 
     def request(
         self,
@@ -182,169 +327,65 @@ class FhirClient:
         *,
         form: str | None = None,
         accept: Collection[int] = (),
+        token: TokenRule = _REQUIRED,
     ) -> Answer:
         """GET `url`, or POST `form` (url-encoded) to it, and read the answer to its end.
 
-        `resource_type` is what errors and counts call it. A status of 400 or more raises SiteError unless
-        it is in `accept`. Broken answers are asked for again.
+        `resource_type` is what errors and counts call it. A status of 400 or more raises RefusedError unless
+        it is in `accept`. Broken answers are asked for again. `token` as in `fetch`.
         """
         for attempt in range(1, _ATTEMPTS + 1):
+            is_last = attempt == _ATTEMPTS
             try:
-                answer = self._once(resource_type, url, form)
-            except _BrokenAnswerError:
-                if attempt == _ATTEMPTS:
+                with self.fetch(
+                    url,
+                    label=resource_type,
+                    token=token,
+                    method="GET" if form is None else "POST",
+                    headers=None if form is None else {"Content-Type": "application/x-www-form-urlencoded"},
+                    body=form,
+                    accept=accept if is_last else {*accept, 500},
+                ) as stream:
+                    answer = Answer(stream.status, stream.read(LARGEST_ANSWER_BYTES), stream.date, stream.url)
+            except BrokenAnswerError:
+                if is_last:
                     raise self.error(
                         "the answer broke off each time it was asked for",
                         resource_type,
                         advice="try a smaller page_size or a longer timeout_seconds",
                     ) from None
-                self.pause(attempt)
-                continue
-            if answer.status == 500 and attempt < _ATTEMPTS and 500 not in accept:
-                self.pause(attempt)
-                continue
-            break
-        if answer.status >= 400 and answer.status not in accept:
-            raise self._refusal(answer.status, resource_type)
-        return answer
+            else:
+                if answer.status != 500 or 500 in accept:
+                    return answer
+            self.pause(attempt)
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    def exchange(self, label: str, url: str, form: str | None = None) -> Answer:
+        """GET or POST for the sake of a credential: without one, once, to trusted origins only, any status.
+
+        It takes no place of its own among max_concurrency, for a request that holds one may need it.
+        """
+        self.budget.turn()
+        headers = {"Accept": "application/json"}
+        if form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        ask = _Ask(label, _REQUIRED, "GET" if form is None else "POST", headers, form, False, None)
+        with self._open(url, ask) as response:
+            stream = Stream(response, self._where(label))
+            return Answer(stream.status, stream.read(_LARGEST_TOKEN_BYTES), stream.date, stream.url)
 
     def pause(self, attempt: int) -> None:
         """Wait before asking again, longer with each attempt (seconds)."""
         if self._site.max_retries:
             time.sleep(0.2 * attempt + random.uniform(0, 0.2))
 
-    def _once(self, resource_type: str, url: str, form: str | None) -> Answer:
-        for _ in range(4):
-            try:
-                response = self._session.request(
-                    "GET" if form is None else "POST",
-                    url,
-                    data=form,
-                    headers={"Content-Type": "application/x-www-form-urlencoded"}
-                    if form is not None
-                    else None,
-                    timeout=(min(10.0, self._site.timeout_seconds), self._site.timeout_seconds),
-                    allow_redirects=False,
-                    stream=True,
-                )
-            except requests.RequestException as e:
-                raise self._unreachable(e, resource_type) from None
-            except (urllib3.exceptions.HTTPError, OSError, ValueError):
-                raise self.error("the request could not be sent", resource_type) from None
-            with response:
-                self._count(resource_type, response)
-                target = response.headers.get("Location")
-                if response.status_code in _REDIRECTS and target and form is None:
-                    url = self.address(urljoin(url, target), resource_type)
-                    continue
-                if 300 <= response.status_code < 400:
-                    raise self.error("the server redirects the request", resource_type, advice=_CHECK_URL)
-                return Answer(
-                    response.status_code,
-                    self._read(response, resource_type),
-                    _http_date(response.headers.get("Date")),
-                    url,
-                )
-        raise self.error("the server redirects in a circle", resource_type, advice=_CHECK_URL)
+    def _count(self, label: str, status: str) -> None:
+        with self._lock:
+            self.requests.setdefault(label, Counter())[status] += 1
 
-    def _read(self, response: requests.Response, resource_type: str) -> bytes:
-        body = bytearray()
-        try:
-            for chunk in response.raw.stream(1 << 16, decode_content=True):
-                body += chunk
-                if len(body) > LARGEST_ANSWER_BYTES:
-                    raise self.error(
-                        f"an answer is larger than {LARGEST_ANSWER_BYTES >> 20} MiB",
-                        resource_type,
-                        advice="set a smaller page_size",
-                    )
-        except (urllib3.exceptions.HTTPError, OSError):
-            raise _BrokenAnswerError from None
-        return bytes(body).removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no JSON, but seen
-
-    def _count(self, resource_type: str, response: requests.Response) -> None:
-        counts = self.requests.setdefault(resource_type, Counter())
-        retries = getattr(response.raw, "retries", None)
-        for past in retries.history if retries else ():
-            counts[str(past.status or "no answer")] += 1
-        counts[str(response.status_code)] += 1
-
-    def _unreachable(self, error: requests.RequestException, resource_type: str) -> SiteError:
-        counts = self.requests.setdefault(resource_type, Counter())
-        counts["no answer"] += 1
-        causes = _causes(error)
-        if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes):
-            return self.error("the server's name is not known", resource_type, advice=_CHECK_URL)
-        if any(isinstance(c, requests.exceptions.SSLError | urllib3.exceptions.SSLError) for c in causes):
-            return self.error(
-                "no trusted TLS connection to the server",
-                resource_type,
-                advice="check its certificate and that base_url means https",
-            )
-        # urllib3 makes a refused connection a kind of time-out; it is none.
-        is_refused = any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in causes)
-        timeouts = requests.exceptions.Timeout | urllib3.exceptions.TimeoutError
-        if not is_refused and any(isinstance(c, timeouts) for c in causes):
-            return self.error(
-                f"no answer from the server within {self._site.timeout_seconds:g} seconds",
-                resource_type,
-                advice="try later, or set a longer timeout_seconds",
-            )
-        return self.error(
-            "no answer from the server", resource_type, advice="check that it runs and that base_url is right"
-        )
-
-    def _refusal(self, status: int, resource_type: str) -> RefusedError:
-        advice = {
-            400: "the server may lack a search that is needed: see its CapabilityStatement",
-            401: "the server wants a login, or refuses the one it got",
-            403: "ask the hospital for the right to read this type",
-            404: _CHECK_URL,
-            410: "a page expired: try again, with a larger page_size",
-            429: "the server stays busy: try later, or set a larger max_retries",
-        }.get(status, "try later, and ask the hospital if it stays" if status >= 500 else None)
-        where = f"site {self.name}, {resource_type}"
-        return RefusedError(
-            f"the server answers with status {status}", status=status, where=where, advice=advice
-        )
+    def _where(self, label: str) -> str:
+        return f"site {self.name}, {label}"
 
     def error(self, what: str, resource_type: str, *, advice: str | None = None) -> SiteError:
         """A SiteError about this site and type, to raise."""
-        return SiteError(what, where=f"site {self.name}, {resource_type}", advice=advice)
-
-
-_CHECK_URL = "check base_url in rwe.yaml"
-
-
-def _causes(error: BaseException) -> list[object]:
-    """The error, what it wraps (`reason`, arguments) and what caused it."""
-    found: list[object] = []
-    waiting: list[object] = [error]
-    while waiting and len(found) < 20:
-        one = waiting.pop()
-        if not isinstance(one, BaseException) or one in found:
-            continue
-        found.append(one)
-        waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
-    return found
-
-
-def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
-    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _http_date(text: str | None) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text) if text else None
-    except ValueError:
-        return None
-    return date if date is None or date.tzinfo else date.replace(tzinfo=UTC)
+        return SiteError(what, where=self._where(resource_type), advice=advice)

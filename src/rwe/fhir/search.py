@@ -90,11 +90,13 @@ def search(
     *,
     page_size: int,
     on_page: Callable[[Page], None],
+    ids_only: bool = False,
 ) -> SearchSummary:
     """Search a type and hand each page on as it arrives; no more than one page is held.
 
     Entries with `search.mode=outcome` and resources tagged SUBSETTED never are versions of a resource and
-    are left out. Raises SiteError where the server refuses, answers what is no Bundle, or repeats a link.
+    are left out; with `ids_only` the latter are what is asked for, and kept. Raises SiteError where the
+    server refuses, answers what is no Bundle, or repeats a link.
     """
     query = [*parameters, ("_count", str(page_size))]
     answer, bundle = _first(client, resource_type, query)
@@ -103,7 +105,7 @@ def search(
     seen = {_digest(answer.url)}
     pages = resources = subsetted = malformed = 0
     while True:
-        found, partial, broken = _split(bundle)
+        found, partial, broken = _split(bundle, ids_only)
         pages += 1
         resources += len(found)
         subsetted += partial
@@ -195,7 +197,7 @@ def describe_non_fhir(body: bytes) -> tuple[str, str]:
     return "the answer is another resource than the one asked for", "check base_url in rwe.yaml"
 
 
-def _split(bundle: Bundle) -> tuple[tuple[Found, ...], int, int]:
+def _split(bundle: Bundle, ids_only: bool) -> tuple[tuple[Found, ...], int, int]:
     found: list[Found] = []
     subsetted = malformed = 0
     for entry in bundle.entries:
@@ -206,7 +208,7 @@ def _split(bundle: Bundle) -> tuple[tuple[Found, ...], int, int]:
         except NotAResourceError:
             malformed += 1
             continue
-        if resource.is_subsetted:
+        if resource.is_subsetted and not ids_only:
             subsetted += 1
         else:
             found.append(Found(resource, entry.mode != "include"))

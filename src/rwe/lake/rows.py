@@ -74,21 +74,22 @@ class RowBuilder:
         if moment is not None:
             start = end = self._read(moment, f"$.{field}{moment_type}")
         elif period is not None:
-            start = self._read(period.start, f"$.{field}Period.start")
-            end = self._read(period.end, f"$.{field}Period.end")
+            name = f"{field}period" if field.endswith(".") else f"{field}Period"
+            start = self._read(period.start, f"$.{name}.start")
+            end = self._read(period.end, f"$.{name}.end")
         else:
             start = end = None
         return _date_columns("start", start) | _date_columns("end", end)
 
-    def _subject(self, subject: schema.ReferenceIn | None) -> Row:
+    def _subject(self, subject: schema.ReferenceIn | None, field: str = "subject") -> Row:
         reference = subject.reference if subject else None
         if not reference:
-            raise RejectedError("subject_missing", "$.subject.reference")
+            raise RejectedError("subject_missing", f"$.{field}.reference")
         patient_id = self._mapping.pseudonyms.of_reference(reference, "Patient")
         if patient_id is None:
             other_type = reference_target(reference) is not None
             rule = "subject_not_patient" if other_type else "subject_unresolvable"
-            raise RejectedError(rule, "$.subject.reference")
+            raise RejectedError(rule, f"$.{field}.reference")
         return {"patient_id": patient_id}
 
     def _medication(self, r: schema.MedicatedIn) -> Row:
@@ -125,6 +126,24 @@ class RowBuilder:
             **_date_columns("birth", kept),
             "deceased_boolean": r.deceasedBoolean,
             **self._date("deceased", r.deceasedDateTime, "$.deceasedDateTime"),
+            "replaced_by": self._linked(r, "replaced-by"),
+            "replaces": self._linked(r, "replaces"),
+        }
+
+    def _linked(self, r: schema.PatientIn, kind: str) -> list[str]:
+        others = (x.other.reference for x in r.link or () if x.type == kind and x.other)
+        found = (self._mapping.pseudonyms.of_reference(o, "Patient") for o in others)
+        return sorted({pseudonym for pseudonym in found if pseudonym})
+
+    def _consent(self, r: schema.ConsentIn) -> Row:
+        provision = r.provision or schema.ProvisionIn()
+        return {
+            **self._subject(r.patient, "patient"),
+            "status": r.status,
+            "scope_code": _first_code(r.scope),
+            "provision_type": provision.type,
+            **self._date("given", r.dateTime, "$.dateTime"),
+            **self._span(None, provision.period, "provision."),
         }
 
     def _administration(self, r: schema.MedicationAdministrationIn) -> Row:
@@ -239,6 +258,7 @@ _BUILDERS: dict[type[schema.ResourceIn], Callable[[RowBuilder, Any], Row]] = {
     schema.ConditionIn: RowBuilder._condition,
     schema.ProcedureIn: RowBuilder._procedure,
     schema.EncounterIn: RowBuilder._encounter,
+    schema.ConsentIn: RowBuilder._consent,
 }
 
 

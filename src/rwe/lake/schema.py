@@ -14,7 +14,7 @@ import re
 import msgspec
 
 #: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
-LAKE_VERSION = 1
+LAKE_VERSION = 2
 
 #: From the oldest version of a resource to the latest.
 VERSION_ORDER = ("updated_at", "version_number", "landed_at", "run", "line")
@@ -70,7 +70,13 @@ class ResourceIn(msgspec.Struct, kw_only=True):
     modifierExtension: list[msgspec.Raw] | None = None
 
 
+class LinkIn(msgspec.Struct):
+    other: ReferenceIn | None = None
+    type: str | None = None
+
+
 class PatientIn(ResourceIn, kw_only=True):
+    link: list[LinkIn] | None = None
     gender: str | None = None
     birthDate: str | None = None
     deceasedBoolean: bool | None = None
@@ -160,6 +166,28 @@ class EncounterIn(ResourceIn, kw_only=True):
     kind: CodingIn | None = msgspec.field(default=None, name="class")
 
 
+class ProvisionIn(msgspec.Struct):
+    type: str | None = None
+    period: PeriodIn | None = None
+
+
+class ConsentIn(ResourceIn, kw_only=True):
+    status: str | None = None
+    patient: ReferenceIn | None = None
+    scope: ConceptIn | None = None
+    dateTime: str | None = None
+    provision: ProvisionIn | None = None
+
+
+class TombstoneIn(msgspec.Struct):
+    """A landed line that says that a resource is gone; `deletedAt` null: it was there before, and is not."""
+
+    resourceType: str
+    id: str
+    deletedAt: str | None = None
+    source: str | None = None
+
+
 RESOURCES: dict[str, type[ResourceIn]] = {
     "Patient": PatientIn,
     "MedicationAdministration": MedicationAdministrationIn,
@@ -171,6 +199,7 @@ RESOURCES: dict[str, type[ResourceIn]] = {
     "Condition": ConditionIn,
     "Procedure": ProcedureIn,
     "Encounter": EncounterIn,
+    "Consent": ConsentIn,
 }
 
 _CODINGS = "STRUCT(system VARCHAR, version VARCHAR, code VARCHAR, display VARCHAR)[]"
@@ -217,6 +246,8 @@ LAKE_TABLES: dict[str, dict[str, str]] = {
             **_date("birth"),
             "deceased_boolean": "BOOLEAN",
             **_date("deceased"),
+            "replaced_by": "VARCHAR[]",  # pseudonyms of the records that this one was merged into
+            "replaces": "VARCHAR[]",
         },
         "MedicationAdministration": _MEDICATED
         | {**_date("start"), **_date("end"), "dose_value": "DOUBLE", "dose_unit": "VARCHAR"},
@@ -252,6 +283,14 @@ LAKE_TABLES: dict[str, dict[str, str]] = {
         },
         "Procedure": _OF_PATIENT | {"codings": _CODINGS, **_date("start"), **_date("end")},
         "Encounter": _OF_PATIENT | {"class_code": "VARCHAR", **_date("start"), **_date("end")},
+        "Consent": _OF_PATIENT
+        | {
+            "scope_code": "VARCHAR",
+            "provision_type": "VARCHAR",
+            **_date("given"),
+            **_date("start"),
+            **_date("end"),
+        },
     }.items()
 }
 
@@ -270,6 +309,19 @@ QUARANTINE_COLUMNS: dict[str, str] = {
     "version_number": "BIGINT",
     "landed_at": "TIMESTAMP",
     "retires": "BOOLEAN",
+}
+
+#: One line a tombstone. `deleted_at` (UTC) is the server's; null: the resource was looked for and not found
+#: by the run, which is then what puts it after all that landed before.
+TOMBSTONE_COLUMNS: dict[str, str] = {
+    "resource_type": "VARCHAR",
+    "resource_id": "VARCHAR",
+    "site": "VARCHAR",
+    "run": "VARCHAR",
+    "line": "BIGINT",
+    "deleted_at": "TIMESTAMP",
+    "landed_at": "TIMESTAMP",
+    "source": "VARCHAR",
 }
 
 

@@ -17,7 +17,7 @@ import msgspec
 from pydantic import ValidationError
 
 from rwe.lake.rows import Flag, RejectedError
-from rwe.lake.schema import RESOURCES, CodingIn, ResourceIn
+from rwe.lake.schema import RESOURCES, CodingIn, ResourceIn, TombstoneIn
 
 ValidationMode = Literal["strict", "sample", "off"]
 
@@ -62,21 +62,35 @@ def decode(line: bytes, resource_type: str) -> ResourceIn:
     return resource
 
 
-def refuse_unusable(resource: ResourceIn) -> None:
-    """Raises RejectedError for what is no version of a resource, is test data, or says not to use it."""
+def decode_tombstone(line: bytes) -> TombstoneIn:
+    """A tombstone line. Raises RejectedError (not_json, id_shape)."""
+    try:
+        found = msgspec.json.decode(line, type=TombstoneIn)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RejectedError("not_json") from None
+    if not _ID.fullmatch(found.id):
+        raise RejectedError("id_shape", "$.id")
+    return found
+
+
+def refuse_unusable(resource: ResourceIn, excluded_labels: frozenset[str] = frozenset()) -> None:
+    """Raises RejectedError for what is no version of a resource, is test data, bears a label in
+    `excluded_labels`, or says not to use it."""
     meta = resource.meta
     if meta is not None:
         if _has_code(meta.tag, _SUBSETTED):
             raise RejectedError("subsetted", "$.meta.tag")
         if _has_code(meta.security, _TEST_DATA):
             raise RejectedError("test_data", "$.meta.security")
+        if any(c.code in excluded_labels for c in meta.security or ()):
+            raise RejectedError("security_label", "$.meta.security")
     if resource.modifierExtension:
         raise RejectedError("modifier_extension", "$.modifierExtension")
 
 
 def retires_earlier_versions(rule: str) -> bool:
     """Whether a refusal by this rule also takes earlier versions of the resource out of use."""
-    return rule in {"modifier_extension", "test_data"}
+    return rule in {"modifier_extension", "test_data", "security_label"}
 
 
 def id_of(line: bytes) -> str | None:

@@ -1,13 +1,14 @@
 """Brings landed runs into the lake: each once, complete or not at all.
 
     lake/TYPE/site=S/run=R.parquet      one row a resource version, sorted by pseudonym
+    lake/_deleted/site=S/run=R.parquet  tombstones: what the server no longer has
     lake/_runs/site=S/run=R.json        the counts of a run; written last, it says that the run is in
     quarantine/site=S/run=R.parquet     what was refused or flagged, by rule and JSON path
 
 The lake only grows. Which version of a resource is the latest is decided when the database is built: the one
 updated last (`meta.lastUpdated`, else the start of the run that brought it), then the highest numeric
 `versionId`, then the run started last and its last line. A version identical to the one before it in this
-order is a duplicate and not stored again.
+order is a duplicate and not stored again, unless a tombstone came in between.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,36 +26,36 @@ from zoneinfo import ZoneInfo
 import duckdb
 import msgspec
 
-from rwe.config import Workspace
+from rwe.config import Site, Workspace
 from rwe.errors import LakeError
 from rwe.lake import validate
 from rwe.lake.pseudonyms import Pseudonymiser, key_fingerprint
 from rwe.lake.rows import Flag, Mapping, RejectedError, RowBuilder
 from rwe.lake.schema import (
-    LAKE_TABLES,
     LAKE_VERSION,
-    QUARANTINE_COLUMNS,
     RESOURCES,
-    VERSION_ORDER,
     ResourceIn,
+    TombstoneIn,
 )
-from rwe.landing import UNREADABLE, Run, list_runs
+from rwe.lake.store import private_folder, store_quarantine, store_tombstones, store_versions
+from rwe.landing import DELETED, UNREADABLE, Run, list_runs
 from rwe.progress import SILENT, Progress, Step
 
-_LONGEST_LINE = 256 * 1024 * 1024
 _TICK = 1000
+_SOURCES = frozenset({"export", "history", "reconcile", "read"})
 
 
 @dataclass(frozen=True)
 class TypeCounts:
     """What became of the lines of one type in one run: landed = stored + duplicate + quarantined +
-    not_mapped."""
+    not_mapped + tombstones."""
 
     landed: int
     stored: int = 0
     duplicate: int = 0
     quarantined: int = 0
     not_mapped: int = 0
+    tombstones: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def update_lake(workspace: Workspace, *, progress: Progress = SILENT) -> LakeRes
     landed = sorted(list_runs(workspace.landing), key=lambda r: (r.manifest.started_at, r.run))
     key = workspace.pseudonym_key() if landed else b""
     for folder in (workspace.lake, workspace.quarantine):
-        _private_folder(folder)
+        private_folder(folder)
     known = runs_in_lake(workspace)
     added: list[RunCounts] = []
     for site in sorted({r.site for r in landed} | {r.site for r in known}):
@@ -138,7 +140,9 @@ class _SiteContext:
         self.zone = ZoneInfo(zone_name)
         self.validation = settings.validation
         self.mapping = Mapping(Pseudonymiser(key, site), self.zone, settings.birth_date)
-        rules = [LAKE_VERSION, zone_name, settings.birth_date, settings.validation]
+        labels = (declared or Site()).security_labels
+        self.excluded_labels = labels.excluded
+        rules = [LAKE_VERSION, zone_name, settings.birth_date, settings.validation, sorted(labels.excluded)]
         self.fingerprint = "|".join(map(str, [*rules, key_fingerprint(key)]))
 
     def table(self, resource_type: str, run: str) -> Path:
@@ -182,7 +186,7 @@ def _remove_unmarked(context: _SiteContext, marked: set[str]) -> None:
 def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
     aside = context.lake / f".site={context.site}.run={run.run}.part"
     shutil.rmtree(aside, ignore_errors=True)
-    _private_folder(aside)
+    private_folder(aside)
     try:
         total = sum(run.resources.values())
         with progress.step(f"lake: {run.site}", total, "resources") as step:
@@ -190,7 +194,7 @@ def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
             types = {t: reader.read(t) for t in run.types}
         reader.finish()
         types = {t: _store(context, run, aside, t, counts) for t, counts in types.items()}
-        _store_quarantine(context, run, aside)
+        store_quarantine(aside / "quarantine.ndjson", context.quarantined(run.run))
         counts = _describe(context, run, types)
         _write_synced(context.marker(run.run), msgspec.json.encode(counts))
         return counts
@@ -239,6 +243,8 @@ class _RunReader:
         lines = self._run.open(resource_type)
         if resource_type in RESOURCES:
             return self._read_mapped(resource_type, lines)
+        if resource_type == DELETED:
+            return self._read_tombstones(lines)
         landed = 0
         for landed, line in enumerate(lines, start=1):
             if resource_type == UNREADABLE:
@@ -259,12 +265,42 @@ class _RunReader:
         self._step.advance(landed % _TICK)
         return TypeCounts(landed, stored=counts["stored"], quarantined=counts["quarantined"])
 
+    def _read_tombstones(self, lines: Iterator[bytes]) -> TypeCounts:
+        counts: Counter[str] = Counter()
+        with (self._aside / f"{DELETED}.ndjson").open("wb") as out:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    found = validate.decode_tombstone(line)
+                except RejectedError as refusal:
+                    self._put_aside(DELETED, number, line, refusal, None)
+                    counts["quarantined"] += 1
+                    continue
+                if found.resourceType not in RESOURCES:
+                    counts["not_mapped"] += 1
+                    continue
+                out.write(self._encoder.encode(self._tombstone(found, number)) + b"\n")
+                counts["tombstones"] += 1
+        self._step.advance(counts.total())
+        return TypeCounts(landed=counts.total(), **counts)
+
+    def _tombstone(self, found: TombstoneIn, number: int) -> dict[str, Any]:
+        return {
+            "resource_type": found.resourceType,
+            "resource_id": self._context.mapping.pseudonyms.of(found.resourceType, found.id),
+            "site": self._context.site,
+            "run": self._run.run,
+            "line": number,
+            "deleted_at": _naive_utc(found.deletedAt),
+            "landed_at": self.started_at,
+            "source": found.source if found.source in _SOURCES else None,
+        }
+
     def _take(self, resource_type: str, number: int, line: bytes, out: IO[bytes]) -> str:
         resource: ResourceIn | None = None
         try:
             digest = validate.content_hash(line)
             resource = validate.decode(line, resource_type)
-            validate.refuse_unusable(resource)
+            validate.refuse_unusable(resource, self._context.excluded_labels)
             row = self._builder.build(resource)
             flags = list(self._builder.flags)
             if validate.is_sampled(self._context.validation, digest):
@@ -293,12 +329,7 @@ class _RunReader:
 
     def _updated_at(self, resource: ResourceIn) -> datetime:
         """When this version was written, in UTC: what a server serves undated is as new as the run."""
-        text = resource.meta.lastUpdated if resource.meta else None
-        try:
-            at = datetime.fromisoformat(text) if text else None
-            return at.astimezone(UTC).replace(tzinfo=None) if at and at.tzinfo else self.started_at
-        except (ValueError, OverflowError):
-            return self.started_at
+        return _naive_utc(resource.meta.lastUpdated if resource.meta else None) or self.started_at
 
     def _put_aside(
         self,
@@ -343,6 +374,15 @@ class _RunReader:
         self._quarantine.close()
 
 
+def _naive_utc(text: str | None) -> datetime | None:
+    """A FHIR instant in UTC without its zone; None where it is absent or none."""
+    try:
+        at = datetime.fromisoformat(text) if text else None
+        return at.astimezone(UTC).replace(tzinfo=None) if at and at.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def _version_number(resource: ResourceIn) -> int:
     """The versionId where it is a number, else -1: the standard makes it opaque, most servers count."""
     text = resource.meta.versionId if resource.meta else None
@@ -352,83 +392,18 @@ def _version_number(resource: ResourceIn) -> int:
 def _store(
     context: _SiteContext, run: Run, aside: Path, resource_type: str, counts: TypeCounts
 ) -> TypeCounts:
-    """Write the new versions of one type as Parquet, leaving out what is stored already."""
-    target = context.table(resource_type, run.run)
-    if counts.stored == 0:
+    ndjson, target = aside / f"{resource_type}.ndjson", context.table(resource_type, run.run)
+    if counts.tombstones:
+        store_tombstones(ndjson, target)
+    if not counts.stored:
         return counts
-    earlier = [str(p) for p in sorted(target.parent.glob("run=*.parquet"))]
-    order = ", ".join(VERSION_ORDER)
-    seen = f"select resource_id, {order}, content_hash, false as is_new from "  # noqa: S608
-    with duckdb.connect() as connection:
-        source = _ndjson(aside / f"{resource_type}.ndjson", LAKE_TABLES[resource_type])
-        connection.execute(f"create table incoming as select * from {source}")  # noqa: S608
-        known = "incoming where false"
-        if earlier:
-            connection.read_parquet(earlier, hive_partitioning=False).create_view("earlier")
-            known = "earlier"
-        part = aside / f"{resource_type}.parquet"
-        connection.execute(
-            f"""
-            copy (
-                with versions as (
-                    {seen.replace("false", "true")} incoming union all {seen} {known}
-                ),
-                neighbours as (
-                    select run, line, is_new, content_hash,
-                        lag(content_hash) over (partition by resource_id order by {order}) as hash_before
-                    from versions
-                )
-                select incoming.* from incoming
-                join neighbours on neighbours.line = incoming.line and neighbours.is_new
-                where neighbours.hash_before is distinct from neighbours.content_hash
-                order by incoming.resource_id, incoming.line
-            ) to '{_quoted(part)}' (format parquet, compression zstd)
-            """  # noqa: S608 - names come from schema.py, the path is quoted
-        )
-        found = connection.read_parquet(str(part)).aggregate("count(*)").fetchone()
-    stored = int(found[0]) if found else 0
-    _private_folder(target.parent)
-    _move_synced(part, target)
+    tombstones = sorted(context.table(DELETED, run.run).parent.glob("run=*.parquet"))
+    stored = store_versions(resource_type, ndjson, target, tombstones)
     return replace(counts, stored=stored, duplicate=counts.stored - stored)
 
 
-def _store_quarantine(context: _SiteContext, run: Run, aside: Path) -> None:
-    part = aside / "quarantine.parquet"
-    with duckdb.connect() as connection:
-        source = _ndjson(aside / "quarantine.ndjson", QUARANTINE_COLUMNS)
-        connection.execute(
-            f"""
-            copy (select * from {source} order by resource_type, line, action, rule, json_path)
-            to '{_quoted(part)}' (format parquet, compression zstd)
-            """  # noqa: S608 - names come from schema.py, the paths are quoted
-        )
-    target = context.quarantined(run.run)
-    _private_folder(target.parent)
-    _move_synced(part, target)
-
-
-def _ndjson(path: Path, columns: dict[str, str]) -> str:
-    """The rows of an NDJSON file with exactly these columns, as a table function of DuckDB."""
-    kinds = ", ".join(f"{name}: '{kind}'" for name, kind in columns.items())
-    return (
-        f"read_json('{_quoted(path)}', columns = {{{kinds}}},"
-        f" format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE})"
-    )
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
-
-
-def _move_synced(part: Path, target: Path) -> None:
-    part.chmod(0o600)
-    with part.open("rb") as f:
-        os.fsync(f.fileno())
-    part.replace(target)
-
-
 def _write_synced(path: Path, content: bytes) -> None:
-    _private_folder(path.parent)
+    private_folder(path.parent)
     part = path.with_suffix(".part")
     with part.open("wb") as f:
         f.write(content)
@@ -436,8 +411,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(f.fileno())
     part.chmod(0o600)
     part.replace(path)
-
-
-def _private_folder(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)

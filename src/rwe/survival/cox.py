@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import chdtrc, ndtr, ndtri
 
 from rwe.survival.cox_kernel import (
@@ -224,17 +225,44 @@ def cox_data(
 
 
 def exposure_data(data: CountingProcess, *, stratify_by_site: bool = False) -> CoxData:
-    """The model exposure + adjustment covariates, with each site a baseline hazard of its own if asked."""
+    """The model exposure + adjustment covariates, with each site a baseline hazard of its own if asked.
+
+    A covariate that varies within no stratum cancels from the partial likelihood: it is left out, with a
+    warning. Rows with a `trial` are stratified by it. Raises NotEstimableError where a group is empty.
+    """
+    data.require_both_groups()
+    strata = _strata(data, stratify_by_site)
+    varies = np.array([_varies(x, strata) for x in data.X.T], dtype=bool)
+    constant = [name for name, is_varying in zip(data.names, varies, strict=True) if not is_varying]
+    where = " at each site" if stratify_by_site else ""
+    dropped = [
+        f"{name} has one value only{where}: it cancels, and was left out of the model." for name in constant
+    ]
     return cox_data(
-        np.column_stack([data.exposed.astype(np.float64), data.X]),
+        np.column_stack([data.exposed.astype(np.float64), data.X[:, varies]]),
         data.stop,
         data.event,
-        names=(EXPOSURE, *data.names),
+        names=(EXPOSURE, *(name for name in data.names if name not in constant)),
         start=data.start,
-        strata=data.site.astype(str) if stratify_by_site else None,
+        strata=strata,
         cluster=data.patient,
-        warnings=data.warnings(),
+        warnings=(*data.warnings(), *dropped),
     )
+
+
+def _strata(data: CountingProcess, by_site: bool) -> npt.NDArray[np.str_] | None:
+    sites = data.site.astype(str)
+    if data.trial is None:
+        return sites if by_site else None
+    trials = data.trial.astype(str)
+    return np.char.add(np.char.add(sites, " "), trials) if by_site else trials
+
+
+def _varies(column: FloatArray, strata: npt.NDArray[np.str_] | None) -> bool:
+    if strata is None:
+        return bool(column.max() > column.min())
+    frame = pd.Series(column).groupby(strata)
+    return bool((frame.max() > frame.min()).any())
 
 
 def exposure_cox(

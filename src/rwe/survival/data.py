@@ -20,22 +20,41 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rwe.errors import RweError
+from rwe.survival.checks import (
+    PATIENT_COLUMNS,
+    FloatArray,
+    NotEstimableError,
+    SurvivalDataError,
+    check_changes,
+    check_patients,
+    numbers,
+)
 
-FloatArray = npt.NDArray[np.float64]
+_MOST_ROWS = 5_000_000
+"""Rows of `start_day_split` that still fit a small machine: start days times patients."""
+
+__all__ = [
+    "BoolArray",
+    "CohortTable",
+    "CountingProcess",
+    "ExposureCounts",
+    "FloatArray",
+    "IntArray",
+    "NotEstimableError",
+    "SurvivalDataError",
+    "exposure_split",
+    "follow_up_days",
+    "frozen_flags",
+    "frozen_floats",
+    "frozen_ints",
+    "landmark_split",
+    "naive_split",
+    "no_changes",
+    "start_day_split",
+]
+
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-PATIENT_COLUMNS = ("patient_id", "site", "time_days", "is_event", "start_day")
-CHANGE_COLUMNS = ("patient_id", "covariate", "day", "value")
-
-
-class SurvivalDataError(RweError):
-    """A table handed to an estimator breaks its contract. The message names columns and counts only."""
-
-
-class NotEstimableError(RweError):
-    """The data are valid but hold no answer: no event, or a constant or collinear covariate."""
 
 
 def frozen_floats(values: npt.ArrayLike) -> FloatArray:
@@ -76,8 +95,8 @@ class CohortTable:
     changes: pd.DataFrame
 
     def __post_init__(self) -> None:
-        _check_patients(self.patients)
-        _check_changes(self.changes, self.patients)
+        check_patients(self.patients)
+        check_changes(self.changes, self.patients)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -118,8 +137,9 @@ class CountingProcess:
     """Rows at risk on (start, stop], days; a patient may have several, which never overlap.
 
     X has one column for each of `names` (the adjustment covariates; exposure is apart). `patient` numbers
-    patients from 0 and is the cluster of a robust variance. `n_dropped` patients were left out because a
-    covariate was missing (complete-case analysis); those missing covariates are `incomplete`.
+    patients from 0 and is the cluster of a robust variance. `trial`: rows are only ever compared with rows of
+    one trial; a patient may be in several (see `start_day_split`). `n_dropped` patients were left out because
+    a covariate was missing (complete-case analysis); `missing` counts them for each such covariate.
     """
 
     start: FloatArray
@@ -132,35 +152,55 @@ class CountingProcess:
     site: npt.NDArray[np.object_]
     n_patients: int
     n_dropped: int = 0
-    incomplete: tuple[str, ...] = ()
+    missing: tuple[tuple[str, int], ...] = ()
+    trial: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.stop)
 
     def counts(self) -> ExposureCounts:
-        """Patients, person-days and events while exposed and while not."""
+        """Patients, person-days and events while exposed and while not. A patient's event counts once."""
         days = self.stop - self.start
         ever = len(np.unique(self.patient[self.exposed]))
+        died = np.unique(self.patient[self.event])
+        exposed_at_it = np.unique(self.patient[self.event & self.exposed])
         return ExposureCounts(
             patients_exposed=ever,
             patients_unexposed=self.n_patients - ever,
             person_days_exposed=float(days[self.exposed].sum()),
             person_days_unexposed=float(days[~self.exposed].sum()),
-            events_exposed=int(self.event[self.exposed].sum()),
-            events_unexposed=int(self.event[~self.exposed].sum()),
+            events_exposed=len(exposed_at_it),
+            events_unexposed=len(died) - len(exposed_at_it),
         )
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know of these rows, as sentences."""
         if not self.n_dropped:
             return ()
-        which = ", ".join(self.incomplete)
+        which = ", ".join(name for name, _ in self.missing)
         return (f"{_patients(self.n_dropped)} left out because a covariate is missing ({which}).",)
+
+    def require_patients(self) -> None:
+        """Raises NotEstimableError where nobody is at risk; says so if missing covariates are the reason."""
+        if self.n_patients:
+            return
+        if not self.n_dropped:
+            raise NotEstimableError("nobody is at risk")
+        counts = ", ".join(f"{name} missing in {count}" for name, count in self.missing)
+        raise NotEstimableError(f"no patient has all covariates ({counts}, of {self.n_dropped})")
+
+    def require_both_groups(self) -> None:
+        """Raises NotEstimableError where nobody is ever exposed, or nobody ever unexposed."""
+        self.require_patients()
+        if not self.exposed.any():
+            raise NotEstimableError(f"nobody started (0 of {self.n_patients})")
+        if self.exposed.all():
+            raise NotEstimableError(f"everybody had started ({self.n_patients} of {self.n_patients})")
 
 
 def follow_up_days(table: CohortTable) -> FloatArray:
     """Days of follow-up of each patient; zero follow-up counts as half a day."""
-    return np.maximum(_numbers(table.patients, "time_days", "patients"), 0.5)
+    return np.maximum(numbers(table.patients, "time_days", "patients"), 0.5)
 
 
 def exposure_split(
@@ -171,7 +211,7 @@ def exposure_split(
     Nobody is exposed before having started: no immortal time. Raises SurvivalDataError for an unknown column.
     """
     _refuse_shared_names(covariates, time_varying)
-    baseline, complete, incomplete = _baseline(table, covariates)
+    baseline, complete, missing = _baseline(table, covariates)
     stop2 = _halves(follow_up_days(table))
     start2 = _exposure_start_halves(table)
     changes = {name: _changes_of(table, name) for name in time_varying}
@@ -205,7 +245,50 @@ def exposure_split(
         names=(*covariates, *time_varying),
         patient=patient,
         n_dropped=int((~complete).sum()),
-        incomplete=incomplete,
+        missing=missing,
+    )
+
+
+def start_day_split(
+    table: CohortTable, covariates: Sequence[str] = (), time_varying: Sequence[str] = ()
+) -> CountingProcess:
+    """Each start against those not yet started then: one `trial` for every day on which someone started.
+
+    In the trial of day s are all who are at risk after s and have not started before; exposed are those who
+    start on s. Covariates that change over time stay, in both groups, as they were known on s, so nothing
+    that happens after the start is adjusted for. Later starters stay unexposed, as after a landmark. The
+    clock is days from index, entered at s. This is the sequential stratified Cox approach (Gran et al. 2010,
+    Statistics in Medicine 29:2757) without censoring at a later start. A patient is in several trials, so
+    the variance must be the robust one.
+
+    Raises SurvivalDataError for an unknown column, NotEstimableError for more than 5 million rows.
+    """
+    _refuse_shared_names(covariates, time_varying)
+    baseline, complete, missing = _baseline(table, covariates)
+    stop2 = _halves(follow_up_days(table))
+    start2 = _exposure_start_halves(table)
+    # Exposure moved to the end of follow-up never is at risk; who never starts comes after every trial.
+    entry2 = np.where(start2 >= 0, start2, np.iinfo(np.int64).max)
+    days2 = np.unique(start2[(start2 >= 0) & complete])
+    if len(days2) * int(complete.sum()) > _MOST_ROWS:
+        raise NotEstimableError("too many start days and patients for one comparison a start day")
+    in_trial = complete & (stop2 > days2[:, None]) & (entry2 >= days2[:, None])
+    trial, patient = np.nonzero(in_trial)
+    begin2 = days2[trial]
+    columns = [baseline[patient]]
+    columns += [_value_at(_changes_of(table, n), patient, begin2)[:, None] for n in time_varying]
+    return _rows(
+        table,
+        start=begin2 / 2,
+        stop=stop2[patient] / 2,
+        event=table.patients["is_event"].to_numpy(dtype=bool)[patient],
+        exposed=start2[patient] == begin2,
+        X=np.hstack(columns),
+        names=(*covariates, *time_varying),
+        patient=patient,
+        n_dropped=int((~complete).sum()),
+        missing=missing,
+        trial=trial,
     )
 
 
@@ -219,9 +302,9 @@ def landmark_split(
     """
     if day < 0 or int(day) != day:
         raise SurvivalDataError(f"the landmark day {day} is not a whole day on or after index")
-    time = _numbers(table.patients, "time_days", "patients")
+    time = numbers(table.patients, "time_days", "patients")
     at_risk = time > day
-    started = _numbers(table.patients, "start_day", "patients") <= day
+    started = numbers(table.patients, "start_day", "patients") <= day
     return _fixed_groups(
         table, at_risk=at_risk, stop=time - day, exposed=started, day=day, names=(covariates, time_varying)
     )
@@ -257,7 +340,7 @@ def _fixed_groups(
 ) -> CountingProcess:
     covariates, time_varying = names
     _refuse_shared_names(covariates, time_varying)
-    baseline, complete, incomplete = _baseline(table, covariates, at_risk)
+    baseline, complete, missing = _baseline(table, covariates, at_risk)
     patient = np.flatnonzero(at_risk & complete)
     halves = np.full(len(patient), 2 * day, dtype=np.int64)
     columns = [baseline[patient]]
@@ -272,7 +355,7 @@ def _fixed_groups(
         names=(*covariates, *time_varying),
         patient=patient,
         n_dropped=int((at_risk & ~complete).sum()),
-        incomplete=incomplete,
+        missing=missing,
     )
 
 
@@ -287,7 +370,8 @@ def _rows(
     names: tuple[str, ...],
     patient: IntArray,
     n_dropped: int,
-    incomplete: tuple[str, ...],
+    missing: tuple[tuple[str, int], ...],
+    trial: IntArray | None = None,
 ) -> CountingProcess:
     return CountingProcess(
         start=frozen_floats(start),
@@ -300,7 +384,8 @@ def _rows(
         site=table.patients["site"].to_numpy(dtype=object)[patient],
         n_patients=len(np.unique(patient)),
         n_dropped=n_dropped,
-        incomplete=incomplete,
+        missing=missing,
+        trial=None if trial is None else frozen_ints(trial),
     )
 
 
@@ -311,8 +396,8 @@ def _halves(days: FloatArray) -> IntArray:
 
 def _exposure_start_halves(table: CohortTable) -> IntArray:
     """Start of exposure in half days after the rule for starts on the last day; -1 for never."""
-    start = _numbers(table.patients, "start_day", "patients")
-    time = _numbers(table.patients, "time_days", "patients")
+    start = numbers(table.patients, "start_day", "patients")
+    time = numbers(table.patients, "time_days", "patients")
     moved = np.where(start == time, np.maximum(start - 0.5, 0.0), start)
     return _halves(np.where(np.isnan(moved), -0.5, moved))
 
@@ -344,8 +429,8 @@ def _value_at(changes: _Changes, patient: IntArray, half: IntArray) -> FloatArra
 
 def _baseline(
     table: CohortTable, covariates: Sequence[str], among: BoolArray | None = None
-) -> tuple[FloatArray, BoolArray, tuple[str, ...]]:
-    """Baseline covariates, who has them all, and which are missing for someone in `among`."""
+) -> tuple[FloatArray, BoolArray, tuple[tuple[str, int], ...]]:
+    """Baseline covariates, who has them all, and in how many of `among` each is missing."""
     unknown = [c for c in covariates if c not in table.patients.columns or c in PATIENT_COLUMNS]
     if unknown:
         raise SurvivalDataError(f"there is no baseline covariate {', '.join(unknown)}")
@@ -359,10 +444,10 @@ def _baseline(
             raise SurvivalDataError(
                 f"the covariate {name} holds {int(np.isinf(column).sum())} infinite values"
             )
-    missing = np.isnan(values)
-    seen = missing if among is None else missing[among]
-    incomplete = tuple(c for c, is_missing in zip(covariates, seen.any(axis=0), strict=True) if is_missing)
-    return values, ~missing.any(axis=1), incomplete
+    is_missing = np.isnan(values)
+    counts = (is_missing if among is None else is_missing[among]).sum(axis=0)
+    missing = tuple((c, int(n)) for c, n in zip(covariates, counts, strict=True) if n)
+    return values, ~is_missing.any(axis=1), missing
 
 
 def _refuse_shared_names(covariates: Sequence[str], time_varying: Sequence[str]) -> None:
@@ -374,54 +459,3 @@ def _refuse_shared_names(covariates: Sequence[str], time_varying: Sequence[str])
 
 def _patients(count: int) -> str:
     return "1 patient was" if count == 1 else f"{count} patients were"
-
-
-def _require_columns(frame: pd.DataFrame, columns: Sequence[str], table: str) -> None:
-    absent = [c for c in columns if c not in frame.columns]
-    if absent:
-        raise SurvivalDataError(f"the column {', '.join(absent)} is missing", where=table)
-
-
-def _refuse(is_wrong: npt.ArrayLike, what: str, table: str) -> None:
-    count = int(np.sum(np.asarray(is_wrong, dtype=bool)))
-    if count:
-        raise SurvivalDataError(f"{what} ({count} of the rows)", where=table)
-
-
-def _numbers(frame: pd.DataFrame, column: str, table: str) -> FloatArray:
-    try:
-        values: FloatArray = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise SurvivalDataError(f"{column} is not numeric", where=table) from None
-    return values
-
-
-def _check_patients(frame: pd.DataFrame) -> None:
-    table = "patients"
-    _require_columns(frame, PATIENT_COLUMNS, table)
-    _refuse(frame["patient_id"].isna(), "patient_id is missing", table)
-    _refuse(frame["patient_id"].duplicated(), "patient_id repeats", table)
-    _refuse(frame["site"].isna(), "site is missing", table)
-    _refuse(frame["is_event"].isna(), "is_event is missing", table)
-    _refuse(~frame["is_event"].isin([True, False]), "is_event is neither true nor false", table)
-    time = _numbers(frame, "time_days", table)
-    _refuse(~np.isfinite(time), "time_days is missing", table)
-    _refuse((time < 0) | (time != np.rint(time)), "time_days is not a whole day on or after index", table)
-    start = _numbers(frame, "start_day", table)
-    known = ~np.isnan(start)
-    _refuse(known & (start < 0), "start_day is before index", table)
-    _refuse(known & (start > time), "start_day is after the end of follow-up", table)
-    _refuse(known & (start != np.rint(start)), "start_day is not a whole day", table)
-
-
-def _check_changes(frame: pd.DataFrame, patients: pd.DataFrame) -> None:
-    table = "changes"
-    _require_columns(frame, CHANGE_COLUMNS, table)
-    _refuse(~frame["patient_id"].isin(patients["patient_id"]), "patient_id is not in the cohort", table)
-    _refuse(frame["covariate"].isna(), "covariate is missing", table)
-    day = _numbers(frame, "day", table)
-    _refuse(~np.isfinite(day) | (day != np.rint(day)), "day is not a whole day", table)
-    _refuse(~np.isfinite(_numbers(frame, "value", table)), "value is missing or infinite", table)
-    _refuse(
-        frame.duplicated(["patient_id", "covariate", "day"]), "a covariate has two values on one day", table
-    )

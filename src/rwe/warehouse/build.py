@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from rwe import __version__
+from rwe.admission import admissions
 from rwe.config import Workspace
 from rwe.errors import BuildError
 from rwe.lake.write import RunCounts, update_lake
@@ -104,7 +105,7 @@ def _make(
     try:
         with duckdb.connect(str(new)) as connection:
             connection.begin()  # one transaction: hundreds of small statements need one sync, not one each
-            lake_views.create(connection, workspace.lake, workspace.quarantine)
+            lake_views.create(connection, workspace.lake, workspace.quarantine, admissions(workspace))
             insert_studies(connection, studies)
             meta.create(connection, workspace, runs)
             tables = _run_models(connection, models, progress)

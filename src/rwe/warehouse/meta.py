@@ -26,6 +26,16 @@ def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Se
     _insert_reconciliation(connection, runs)
     connection.execute(
         """
+        create table meta.admission as
+        select site, reason, count(distinct patient_id) as patients
+        from lake.not_admitted
+        where patient_id in (select resource_id from lake.patient_alive)
+        group by site, reason order by site, reason
+        """
+    )
+    _comment(connection, "admission", "One row a site and reason: patients who landed and are kept out.")
+    connection.execute(
+        """
         create table meta.quarantine as
         select site, run, resource_type, resource_pseudonym, rule, json_path, action, line
         from lake.quarantine order by all
@@ -119,27 +129,26 @@ def _insert_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts
 
 def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts]) -> None:
     counts = [
-        (r.site, r.run, t, c.landed, c.duplicate, c.quarantined, c.not_mapped)
+        (r.site, r.run, t, c.landed, c.duplicate, c.quarantined, c.not_mapped, c.tombstones)
         for r in runs
         for t, c in sorted(r.types.items())
     ]
     columns = {"site": _TEXT, "run": _TEXT, "resource_type": _TEXT}
-    columns |= dict.fromkeys(("landed", "duplicate", "quarantined", "not_mapped"), _INT)
+    columns |= dict.fromkeys(("landed", "duplicate", "quarantined", "not_mapped", "tombstones"), _INT)
     _register(connection, columns, counts)
     connection.execute(
         """
         create table meta.reconciliation as
         select
             c.site, c.run, c.resource_type, c.landed,
-            coalesce(latest.stored, 0) as in_lake,
-            coalesce(every.stored, 0) - coalesce(latest.stored, 0) as superseded,
-            c.duplicate, c.quarantined, c.not_mapped
+            coalesce(v.in_lake, 0) as in_lake,
+            coalesce(v.stored - v.alive - v.deleted, 0) as superseded,
+            coalesce(v.deleted, 0) as deleted,
+            coalesce(v.alive - v.in_lake, 0) as not_admitted,
+            c.duplicate, c.quarantined, c.not_mapped, c.tombstones
         from incoming_rows as c
-        left join lake.version as every
-            on every.site = c.site and every.run = c.run and every.resource_type = c.resource_type
-        left join lake.version as latest
-            on latest.site = c.site and latest.run = c.run
-            and latest.resource_type = c.resource_type || '_latest'
+        left join lake.version as v
+            on v.site = c.site and v.run = c.run and v.resource_type = c.resource_type
         order by c.site, c.run, c.resource_type
         """
     )
@@ -147,7 +156,8 @@ def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence
     _comment(
         connection,
         "reconciliation",
-        "One row a run and type: landed = in_lake + superseded + duplicate + quarantined + not_mapped.",
+        "One row a run and type: landed = in_lake + superseded + deleted + not_admitted + duplicate"
+        " + quarantined + not_mapped + tombstones.",
     )
 
 

@@ -1,0 +1,78 @@
+"""What a cohort table must keep, and what is said when it does not: columns and counts, never a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rwe.errors import RweError
+
+FloatArray = npt.NDArray[np.float64]
+
+PATIENT_COLUMNS = ("patient_id", "site", "time_days", "is_event", "start_day")
+CHANGE_COLUMNS = ("patient_id", "covariate", "day", "value")
+
+
+class SurvivalDataError(RweError):
+    """A table handed to an estimator breaks its contract. The message names columns and counts only."""
+
+
+class NotEstimableError(RweError):
+    """The data are valid but hold no answer: no event, or a constant or collinear covariate."""
+
+
+def _require_columns(frame: pd.DataFrame, columns: Sequence[str], table: str) -> None:
+    absent = [c for c in columns if c not in frame.columns]
+    if absent:
+        raise SurvivalDataError(f"the column {', '.join(absent)} is missing", where=table)
+
+
+def _refuse(is_wrong: npt.ArrayLike, what: str, table: str) -> None:
+    count = int(np.sum(np.asarray(is_wrong, dtype=bool)))
+    if count:
+        raise SurvivalDataError(f"{what} ({count} of the rows)", where=table)
+
+
+def numbers(frame: pd.DataFrame, column: str, table: str) -> FloatArray:
+    """A column as floats, NaN where it is missing. Raises SurvivalDataError if it is not numeric."""
+    try:
+        values: FloatArray = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise SurvivalDataError(f"{column} is not numeric", where=table) from None
+    return values
+
+
+def check_patients(frame: pd.DataFrame) -> None:
+    """Refuse a table of patients that breaks the contract of CohortTable."""
+    table = "patients"
+    _require_columns(frame, PATIENT_COLUMNS, table)
+    _refuse(frame["patient_id"].isna(), "patient_id is missing", table)
+    _refuse(frame["patient_id"].duplicated(), "patient_id repeats", table)
+    _refuse(frame["site"].isna(), "site is missing", table)
+    _refuse(frame["is_event"].isna(), "is_event is missing", table)
+    _refuse(~frame["is_event"].isin([True, False]), "is_event is neither true nor false", table)
+    time = numbers(frame, "time_days", table)
+    _refuse(~np.isfinite(time), "time_days is missing", table)
+    _refuse((time < 0) | (time != np.rint(time)), "time_days is not a whole day on or after index", table)
+    start = numbers(frame, "start_day", table)
+    known = ~np.isnan(start)
+    _refuse(known & (start < 0), "start_day is before index", table)
+    _refuse(known & (start > time), "start_day is after the end of follow-up", table)
+    _refuse(known & (start != np.rint(start)), "start_day is not a whole day", table)
+
+
+def check_changes(frame: pd.DataFrame, patients: pd.DataFrame) -> None:
+    """Refuse a table of changes that breaks the contract of CohortTable."""
+    table = "changes"
+    _require_columns(frame, CHANGE_COLUMNS, table)
+    _refuse(~frame["patient_id"].isin(patients["patient_id"]), "patient_id is not in the cohort", table)
+    _refuse(frame["covariate"].isna(), "covariate is missing", table)
+    day = numbers(frame, "day", table)
+    _refuse(~np.isfinite(day) | (day != np.rint(day)), "day is not a whole day", table)
+    _refuse(~np.isfinite(numbers(frame, "value", table)), "value is missing or infinite", table)
+    _refuse(
+        frame.duplicated(["patient_id", "covariate", "day"]), "a covariate has two values on one day", table
+    )

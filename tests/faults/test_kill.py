@@ -1,0 +1,103 @@
+"""kill -9 at any moment of a night, then a rerun: the lake is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rwe.config import Workspace, add_site
+from rwe.extract import extract_site
+from rwe.landing import list_runs
+from rwe.sandbox.hospital import HospitalSpec
+from rwe.sandbox.options import Quirks
+from rwe.sandbox.server import RunningHospital, running_hospitals
+from rwe.study import load_studies
+from tests.contract.nights import Rows, lake_rows, the_study, workspace_for
+from tests.support import ROOT
+
+#: Slow answers and small pages: the stretch between the first landed byte and the rename is a wide one.
+SPEC = HospitalSpec("north", "a", patients=8, seed=3, quirks=Quirks(latency_seconds=0.05))
+FIELDS = {"page_size": 20, "max_concurrency": 1, "patients_per_request": 4}
+
+
+@pytest.fixture(scope="module")
+def hospital() -> Iterator[RunningHospital]:
+    with running_hospitals([SPEC]) as [north]:
+        yield north
+
+
+def on_disk(folder: Path, hospital: RunningHospital) -> Workspace:
+    """A workspace whose rwe.yaml another process can read."""
+    workspace = workspace_for(folder, hospital)
+    the_study(workspace.studies)
+    plain = Workspace(workspace.root, workspace.settings.model_copy(update={"sites": {}}))
+    fields = {"base_url": hospital.base_url, "time_zone": hospital.time_zone}
+    fields |= {"allow_plain_http": "loopback only", **{k: str(v) for k, v in FIELDS.items()}}
+    return add_site(plain, hospital.name, fields)
+
+
+def start_night(workspace: Workspace) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.faults.one_night", str(workspace.root), "north"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def is_landing(workspace: Workspace) -> bool:
+    """Whether a run is between its first resource and the rename."""
+    return any(workspace.landing.glob("site=*/.run=*.part/*.zst"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hospital: RunningHospital, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, float]:
+    """What an undisturbed night makes, and how many seconds it takes."""
+    workspace = on_disk(tmp_path_factory.mktemp("kill") / "undisturbed", hospital)
+    started = time.monotonic()
+    assert start_night(workspace).wait() == 0
+    return lake_rows(workspace), time.monotonic() - started
+
+
+def strike_and_rerun(
+    kills: int, seed: int, hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
+) -> None:
+    expected, seconds = undisturbed
+    rng = random.Random(seed)
+    struck = in_landing = attempts = 0
+    while struck < kills:
+        attempts += 1
+        assert attempts <= 3 * kills, "the process ended before it could be killed"
+        workspace = on_disk(folder / f"ws{attempts}", hospital)
+        night = start_night(workspace)
+        # One moment in each equal part of the night: random, and spread over all of it.
+        time.sleep(seconds * (struck + rng.random()) / kills)
+        if night.poll() is not None:
+            continue
+        was_landing = is_landing(workspace)
+        night.send_signal(signal.SIGKILL)
+        night.wait()
+        struck += 1
+        in_landing += was_landing and is_landing(workspace)
+        landed = len(list_runs(workspace.landing))  # whole or absent: it would raise
+        extract_site(workspace, "north", load_studies(workspace.studies))
+        assert len(list_runs(workspace.landing)) == landed + 1
+        assert not is_landing(workspace)
+        assert lake_rows(workspace) == expected
+    assert in_landing >= kills / 3
+
+
+def test_killed_nights_leave_nothing_that_a_rerun_does_not_put_right(
+    hospital: RunningHospital, undisturbed: tuple[Rows, float], tmp_path: Path
+) -> None:
+    strike_and_rerun(3, 1, hospital, undisturbed, tmp_path / "kills")
+
+
+@pytest.mark.soak
+def test_thirty_killed_nights(
+    hospital: RunningHospital, undisturbed: tuple[Rows, float], tmp_path: Path
+) -> None:
+    strike_and_rerun(30, 2, hospital, undisturbed, tmp_path / "kills")
