@@ -7,7 +7,9 @@ what, where and what to do; a traceback appears only with --debug, without texts
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -331,6 +333,9 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]  # wherever it stands
+    os.umask(os.umask(0) | 0o027)  # nothing this program writes is for everybody; published/ says so itself
+    # A service manager ends a night with SIGTERM: then, too, temporary databases are removed.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(args=words, standalone_mode=False) or 0
     except RweError as e:
@@ -349,6 +354,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = RweError.exit_status
         _say(f"Unexpected {type(e).__name__}; run again with --debug to see where, and report it.", debug)
     raise SystemExit(code)
+
+
+def _stop(number: int, frame: object) -> None:  # noqa: ARG001
+    raise KeyboardInterrupt
 
 
 def _say(sentence: str, debug: bool) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rwe.errors import ConfigError
+from rwe.scratch import locked
 from rwe.site_settings import Part, Site
 
 __all__ = [
@@ -280,19 +282,35 @@ def _default_key_path(root: Path) -> Path:
 
 
 def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspace:
-    """Write a new site into rwe.yaml, keeping its comments. `fields` may be empty.
+    """Write a new site into rwe.yaml, keeping its comments and mode. `fields` may be empty.
 
     Raises ConfigError if the name cannot be one or the file's layout does not allow it.
     """
     path = workspace.root / "rwe.yaml"
     if not SITE_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a site's name", advice="use letters, digits, - and _")
-    text = path.read_text(encoding="utf-8")
-    before = parse_settings(
-        text, str(path), workspace.root
-    ).sites  # the file, not `workspace`, which may be older
-    if name in before:
-        raise ConfigError(f"there is a site {name!r} already", where=str(path))
+    with locked(workspace.root / ".rwe.yaml.lock"):  # two imports of new sites at once
+        text = path.read_text(encoding="utf-8")
+        before = parse_settings(text, str(path), workspace.root).sites
+        if name in before:
+            raise ConfigError(f"there is a site {name!r} already", where=str(path))
+        new_text = _with_site(text, name, fields)
+        settings = parse_settings(new_text, str(path), workspace.root)
+        if set(settings.sites) != {*before, name}:
+            raise ConfigError(
+                "the site cannot be added",
+                where=str(path),
+                advice=f"add `{name}: {{}}` under sites: by hand",
+            )
+        aside = path.with_suffix(".yaml.part")
+        aside.write_text(new_text, encoding="utf-8")
+        aside.chmod(stat.S_IMODE(path.stat().st_mode))
+        aside.replace(path)
+    return Workspace(workspace.root, settings)
+
+
+def _with_site(text: str, name: str, fields: dict[str, str]) -> str:
+    """The text of an rwe.yaml with one more entry at the end of its block `sites:`."""
     entry = [f"  {name}:{'' if fields else ' {}'}"]
     entry += [f"    {k}: {yaml.safe_dump(v).splitlines()[0]}" for k, v in fields.items()]
     lines = text.splitlines()
@@ -308,13 +326,4 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
         lines[end:end] = entry
     else:
         lines += ["sites:", *entry]
-    new_text = "\n".join(lines) + "\n"
-    settings = parse_settings(new_text, str(path), workspace.root)
-    if set(settings.sites) != {*before, name}:
-        raise ConfigError(
-            "the site cannot be added", where=str(path), advice=f"add `{name}: {{}}` under sites: by hand"
-        )
-    aside = path.with_suffix(".yaml.part")
-    aside.write_text(new_text, encoding="utf-8")
-    aside.replace(path)
-    return Workspace(workspace.root, settings)
+    return "\n".join(lines) + "\n"

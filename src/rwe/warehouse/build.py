@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rwe.errors import BuildError
 from rwe.lake.write import RunCounts, update_lake
 from rwe.progress import SILENT, Progress
 from rwe.resources import bundled
+from rwe.scratch import scratch_folder
 from rwe.study import Study
 from rwe.warehouse import lake_views, meta
 from rwe.warehouse.models import (
@@ -63,10 +63,9 @@ def build(
     """
     _refuse_repeats(studies)
     workspace.private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    workspace.private.chmod(0o700)
-    with _only_build(workspace), tempfile.TemporaryDirectory(dir=workspace.private, prefix="build-") as aside:
+    with _only_build(workspace), scratch_folder(workspace.private, "build-") as aside:
         lake = update_lake(workspace, progress=progress)
-        new = Path(aside) / "rwe-new.duckdb"
+        new = aside / "rwe-new.duckdb"
         findings, tables, content_sha256 = _make(workspace, studies, lake.runs, new, progress)
         path = target or workspace.database
         publish(new, path)

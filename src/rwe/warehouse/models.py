@@ -2,7 +2,8 @@
 
 `sql/cohort/survival.sql` is a SELECT; its result becomes the table `cohort.survival`. The comment at its top
 says what one row is and becomes the table's comment; the comment behind a column of its last SELECT becomes
-the column's. A check (`sql/checks/`) is a SELECT that must return no row.
+the column's. A check (`sql/checks/`) is a SELECT that must return no row. Its column `detail`, if it has one,
+says where a row is (study, site, resource type, rule; nothing of a patient) and ends the message.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rwe.errors import BuildError, RweError
 #: The folders that hold models, each a schema of the database.
 MODEL_SCHEMAS = ("staging", "cohort")
 Severity = Literal["error", "warning"]
+_DETAILS = 5  # the commonest that a message names
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Check:
     query: str
     severity: Severity
     message: str
+    has_detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,25 @@ def run_model(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
 
 
 def run_check(connection: duckdb.DuckDBPyConnection, check: Check) -> Finding:
-    """Count the rows that break a check. Raises BuildError if it cannot run."""
+    """Count the rows that break a check; the message ends with their details. Raises BuildError."""
     try:
         found = connection.execute(f"select count(*) from ({check.query}) as broken").fetchone()  # noqa: S608
+        rows = int(found[0]) if found else 0
+        where = _details(connection, check.query) if rows and check.has_detail else ""
     except duckdb.Error as e:
         raise BuildError(
             f"the check failed ({type(e).__name__})", where=f"sql/checks/{check.name}.sql"
         ) from e
-    return Finding(check.name, check.severity, int(found[0]) if found else 0, check.message)
+    return Finding(check.name, check.severity, rows, check.message + where)
+
+
+def _details(connection: duckdb.DuckDBPyConnection, query: str) -> str:
+    counted = connection.execute(
+        f"select detail, count(*) from ({query}) as broken group by detail order by 2 desc, 1"  # noqa: S608
+    ).fetchall()
+    shown = [f"{detail}: {rows:,}" if rows > 1 else str(detail) for detail, rows in counted[:_DETAILS]]
+    more = len(counted) - len(shown)
+    return f" ({', '.join(shown)}{f', and {more} more' if more else ''})"
 
 
 def portability_problems(query: str) -> list[str]:
@@ -179,12 +193,13 @@ def _read_model(schema: str, path: Path) -> Model:
 
 def _read_check(path: Path) -> Check:
     text = path.read_text(encoding="utf-8")
-    _parse(text, path)
+    tree = _parse(text, path)
     fields = dict(re.findall(r"^-- (severity|message): (.+)$", text, flags=re.MULTILINE))
     if fields.get("severity") not in {"error", "warning"} or "message" not in fields:
         raise RweError("the check does not say its severity and message", where=str(path))
     severity = cast("Severity", fields["severity"])
-    return Check(path.stem, text.strip().removesuffix(";"), severity, fields["message"].strip())
+    query, message = text.strip().removesuffix(";"), fields["message"].strip()
+    return Check(path.stem, query, severity, message, "detail" in tree.named_selects)
 
 
 def _parse(text: str, path: Path) -> exp.Query:

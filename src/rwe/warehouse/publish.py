@@ -12,6 +12,7 @@ from pathlib import Path
 from rwe.errors import BuildError
 
 _READ_ONLY = 0o444
+_READERS = 0o755  # they open what is there, and write nothing
 
 
 def publish(finished: Path, target: Path) -> None:
@@ -20,7 +21,9 @@ def publish(finished: Path, target: Path) -> None:
     Raises BuildError if the folder cannot be written; what stood at `target` is untouched then.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True)
+            target.parent.chmod(_READERS)
         _sync(finished)
         finished.chmod(_READ_ONLY)
         _move_stray_log_aside(target)

@@ -42,6 +42,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, pa.DataType]]] = {
             "washout_days": _INT,
             "exposure_codelist": _TEXT,
             "gap_days": _INT,
+            "start_without_day": _TEXT,
             "treated_name": _TEXT,
             "control_name": _TEXT,
             "grace_days": _INT,
@@ -83,6 +84,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, pa.DataType]]] = {
             "codelist": _TEXT,
             "from_day": _INT,
             "to_day": _INT,
+            "unit": _TEXT,
             "must_be_present": _BOOL,
             "min_value": _FLOAT,
             "max_value": _FLOAT,
@@ -109,6 +111,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, pa.DataType]]] = {
             "codelist": _TEXT,
             "from_day": _INT,
             "to_day": _INT,
+            "unit": _TEXT,
             "transform": _TEXT,
             "origin": _DAY,
             "status": _TEXT,
@@ -181,6 +184,7 @@ def _protocol_row(study: Study) -> _Row:
         p.new_user_washout.days if p.new_user_washout else None,
         p.exposure.codelist,
         p.exposure.gap_days,
+        p.exposure.start_without_day,
         p.strategies.treated.name,
         p.strategies.control.name,
         p.strategies.treated.grace_days,
@@ -197,13 +201,13 @@ def _protocol_row(study: Study) -> _Row:
 
 def _criterion_rows(study: Study) -> Iterator[_Row]:
     for position, c in enumerate(study.protocol.eligibility, start=1):
-        codelist = window = must_be_present = low = high = not_before = not_after = None
+        codelist = window = unit = must_be_present = low = high = not_before = not_after = None
         if isinstance(c, AgeCriterion):
             low, high = c.min_years, c.max_years
         elif isinstance(c, EventCriterion):
             codelist, window, must_be_present = c.codelist, c.window, c.must_be == "present"
         elif isinstance(c, ValueCriterion):
-            codelist, window, low, high = c.codelist, c.window, c.min_value, c.max_value
+            codelist, window, unit, low, high = c.codelist, c.window, c.unit, c.min_value, c.max_value
         elif isinstance(c, PeriodCriterion):
             not_before, not_after = c.not_before, c.not_after
         from_day, to_day = (window.from_day, window.to_day) if window else (None, None)
@@ -214,6 +218,7 @@ def _criterion_rows(study: Study) -> Iterator[_Row]:
             codelist,
             from_day,
             to_day,
+            unit,
             must_be_present,
             low,
             high,
@@ -234,6 +239,8 @@ def _steps(study: Study) -> Iterator[tuple[str, str, str | None]]:
         yield c.name, "criterion", c.name
     if p.new_user_washout:
         yield "new_user", "new_user", None
+    if p.exposure.start_without_day == "exclude":
+        yield "start_day_known", "start_day_known", None
     yield "death_not_before_index", "death_not_before_index", None
     if "exclude" in {p.outcome.death_without_date, p.outcome.incomplete_death_date}:
         yield "death_day_known", "death_day_known", None
@@ -242,9 +249,9 @@ def _steps(study: Study) -> Iterator[tuple[str, str, str | None]]:
 
 def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
     for position, c in enumerate(study.protocol.covariates, start=1):
-        codelist = from_day = to_day = transform = origin = status = None
+        codelist = from_day = to_day = unit = transform = origin = status = None
         if isinstance(c, ObservationCovariate):
-            codelist, transform = c.codelist, c.transform
+            codelist, unit, transform = c.codelist, c.unit, c.transform
             from_day, to_day = c.window.from_day, c.window.to_day
         elif isinstance(c, CalendarCovariate):
             origin = c.origin
@@ -255,5 +262,5 @@ def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
                 yield "covariate_level", (c.name, level, value)
         yield (
             "covariate",
-            (position, c.name, c.kind, c.label, codelist, from_day, to_day, transform, origin, status),
+            (position, c.name, c.kind, c.label, codelist, from_day, to_day, unit, transform, origin, status),
         )
