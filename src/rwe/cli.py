@@ -338,22 +338,46 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(args=words, standalone_mode=False) or 0
+        if code == _STOPPED:  # typer's own answer to Ctrl-C
+            _say(_KEPT, debug)
     except RweError as e:
         code = e.exit_status
         _say(str(e), debug)
-    except typer.Abort:
-        code = 130
-        _say("Stopped; what was complete is kept.", debug)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _STOPPED
+        _say(_KEPT, debug)
     except typer.exceptions.TyperException as e:
         code = UsageError.exit_status
-        _say(f"{str(e).rstrip('.')}; see `rwe --help`.", debug)
-    except KeyboardInterrupt:
-        code = 130
-        _say("Stopped; what was complete is kept.", debug)
+        if str(e):  # without a command the help has been shown already
+            _say(f"{_usage(e)}; see `{_help_of(words)}`.", debug)
     except Exception as e:  # its text may hold a record's values: only its type is named
-        code = RweError.exit_status
-        _say(f"Unexpected {type(e).__name__}; run again with --debug to see where, and report it.", debug)
+        code = _STOPPED if terminal.interrupted.is_set() else RweError.exit_status
+        _say(
+            _KEPT
+            if code == _STOPPED  # DuckDB and Prefect answer Ctrl-C with errors of their own
+            else f"Unexpected {type(e).__name__}; run again with --debug to see where, and report it.",
+            debug,
+        )
     raise SystemExit(code)
+
+
+_STOPPED = 130
+_KEPT = "Stopped; what was complete is kept."
+
+
+def _usage(error: typer.exceptions.TyperException) -> str:
+    """The message with the option it is about, which the library's own text may leave out."""
+    message, parameter = str(error).rstrip("."), getattr(error, "param", None)
+    options = getattr(parameter, "opts", None) or []
+    shown = next((o for o in options if o.startswith("--")), getattr(parameter, "metavar", None))
+    return message if not shown or shown in message else f"{shown}: {message}"
+
+
+def _help_of(words: Sequence[str]) -> str:
+    """The help of the command that was meant, as far as it exists."""
+    names = {c.name or (c.callback.__name__ if c.callback else "") for c in app.registered_commands}
+    command = next((w for w in words if w in names), None)
+    return f"rwe {command} --help" if command else "rwe --help"
 
 
 def _stop(number: int, frame: object) -> None:  # noqa: ARG001

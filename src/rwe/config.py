@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rwe.errors import ConfigError
 from rwe.scratch import locked
 from rwe.site_settings import Part, Site
+from rwe.yaml_text import YamlMistakeError, read_yaml
 
 __all__ = [
     "KEY_BYTES",
@@ -146,7 +147,11 @@ def open_workspace(root: Path | None = None) -> Workspace:
             advice="make one with `rwe init DIR`, or name one with -w DIR",
         )
     root = folder.resolve()
-    return Workspace(root, parse_settings(path.read_text(encoding="utf-8"), str(path), root))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("the file is not readable as UTF-8 text", where=str(path)) from None
+    return Workspace(root, parse_settings(text, str(path), root))
 
 
 def parse_settings(text: str, where: str, root: Path | None = None) -> Settings:
@@ -155,10 +160,9 @@ def parse_settings(text: str, where: str, root: Path | None = None) -> Settings:
     Raises ConfigError naming the field, never its value.
     """
     try:
-        return Settings.model_validate(yaml.safe_load(text) or {}, context={"root": root})
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        raise ConfigError(f"not YAML{f', line {mark.line + 1}' if mark else ''}", where=where) from None
+        return Settings.model_validate(read_yaml(text) or {}, context={"root": root})
+    except YamlMistakeError as e:
+        raise ConfigError(str(e), where=where, advice="correct it there") from None
     except ValidationError as e:
         raise ConfigError(
             _problem(e), where=where, advice="see the comments that `rwe init` writes"
@@ -203,51 +207,50 @@ birth_date: day
 # Cheap checks look at every resource. fhir.resources also checks: all (strict), a sample, or none (off).
 validation: sample
 
-# One entry a hospital. Credentials never belong here.
-#
-#  sites:
-#    charite:
-#      base_url: https://fhir.example.org/r4
-#      time_zone: Europe/Berlin        # instants written in Z fall on the days of this zone
-#      page_size: 200                  # resources asked for a page
-#      patients_per_request: 20        # patients asked for at once
-#      timeout_seconds: 60
-#      max_retries: 6
-#      allow_plain_http: "no"          # "loopback only" for a test server on this machine
-#
-#      # How the server knows us (docs/sites.md). Files are 0600; …_env names a variable instead.
-#      auth: {{kind: smart, client_id: rwe, key_file: /etc/rwe/charite.pem, scopes: ["system/*.read"]}}
-#      # also: next_key_file, kid, algorithm (RS384, ES384), token_url, audience
-#      # auth: {{kind: bearer, token_file: /etc/rwe/token}}      # or token_env
-#      # auth: {{kind: basic, user: rwe, password_file: /etc/rwe/password}}      # or password_env
-#      token_origins: []               # other https origins that may get the credential
-#      proxy: http://proxy.example.org:3128
-#      ca_file: /etc/rwe/hospital-ca.pem         # authorities to trust, instead of the public ones
-#      client_cert_file: /etc/rwe/client.pem     # with client_key_file
-#      client_key_file: /etc/rwe/client.key
-#
-#      # How gently to ask.
-#      max_requests_per_second: 5      # unset: no limit
-#      max_concurrency: 4
-#      quiet_hours: "07:00-19:00"      # by the site's clock; no request starts then
-#      max_resources_per_type: 5000000 # more of one type stops the night
-#
-#      # What to ask, and which way. `rwe sites check` says what the server can do.
-#      route: auto                     # search, export
-#      export_level: auto              # group, patient, system
-#      cohort: {{source: search}}        # {{source: group, id: car-t}}, {{source: patients, file: ids.txt}}
-#      min_export_interval_hours: 24
-#      export_deadline_hours: 12
-#      overlap_minutes: 10             # how far behind the last night's watermark to ask again
-#      reconcile_days: 7               # how often ids are compared to find deletions
-#
-#      # Who may enter.
-#      consent: ignored                # required: only patients with a permitting, unexpired Consent
-#      security_labels: {{exclude: [R, V, 42CFRPart2]}}        # HTEST never enters
-#      opt_out_file: /etc/rwe/charite-opt-out.txt      # one Patient id of the server a line
-#
-# A site that hands over files needs no base_url; `rwe import DIR --site NAME` adds it here.
+# One entry a hospital. Credentials never belong here. To use the example below, take the braces away and
+# remove `# ` from its lines. A site that hands over files needs no base_url: `rwe import DIR --site NAME`
+# adds it.
 sites: {{}}
+#
+#   charite:
+#     base_url: https://fhir.example.org/r4
+#     time_zone: Europe/Berlin        # instants written in Z fall on the days of this zone
+#     page_size: 200                  # resources asked for a page
+#     patients_per_request: 20        # patients asked for at once
+#     timeout_seconds: 60
+#     max_retries: 6
+#     allow_plain_http: "no"          # "loopback only" for a test server on this machine
+#
+#     # How the server knows us (docs/sites.md). Files are 0600; …_env names a variable instead.
+#     auth: {{kind: smart, client_id: rwe, key_file: /etc/rwe/charite.pem, scopes: ["system/*.read"]}}
+#     # also: next_key_file, kid, algorithm (RS384, ES384), token_url, audience
+#     # auth: {{kind: bearer, token_file: /etc/rwe/token}}      # or token_env
+#     # auth: {{kind: basic, user: rwe, password_file: /etc/rwe/password}}      # or password_env
+#     token_origins: []               # other https origins that may get the credential
+#     proxy: http://proxy.example.org:3128
+#     ca_file: /etc/rwe/hospital-ca.pem         # authorities to trust, instead of the public ones
+#     client_cert_file: /etc/rwe/client.pem     # with client_key_file
+#     client_key_file: /etc/rwe/client.key
+#
+#     # How gently to ask.
+#     max_requests_per_second: 5      # unset: no limit
+#     max_concurrency: 4
+#     quiet_hours: "07:00-19:00"      # by the site's clock; no request starts then
+#     max_resources_per_type: 5000000 # more of one type stops the night
+#
+#     # What to ask, and which way. `rwe sites check` says what the server can do.
+#     route: auto                     # search, export
+#     export_level: auto              # group, patient, system
+#     cohort: {{source: search}}        # {{source: group, id: car-t}}, {{source: patients, file: ids.txt}}
+#     min_export_interval_hours: 24
+#     export_deadline_hours: 12
+#     overlap_minutes: 10             # how far behind the last night's watermark to ask again
+#     reconcile_days: 7               # how often ids are compared to find deletions
+#
+#     # Who may enter.
+#     consent: ignored                # required: only patients with a permitting, unexpired Consent
+#     security_labels: {{exclude: [R, V, 42CFRPart2]}}        # HTEST never enters
+#     opt_out_file: /etc/rwe/charite-opt-out.txt      # one Patient id of the server a line
 """
 
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
+import requests
 from rich.markup import escape
 
 from rwe import terminal
 from rwe.config import Workspace, add_site, init_workspace
-from rwe.errors import UsageError
+from rwe.errors import RweError, UsageError
 from rwe.progress import watched_by
 from rwe.resources import bundled, load_flow
 
 STUDY = "lenalidomide_after_car_t"
 _MARK = ".rwe-demo"
+_PREFECT_SECONDS = 120
 
 
 def run_demo(folder: Path, *, patients: int, seed: int, serve: bool) -> None:
@@ -38,20 +46,64 @@ def run_demo(folder: Path, *, patients: int, seed: int, serve: bool) -> None:
         for h in hospitals:
             fields = {"base_url": h.base_url, "time_zone": h.time_zone, "allow_plain_http": "loopback only"}
             workspace = add_site(workspace, h.name, fields)
-        _run_flows(workspace)
+        _run_flows(workspace, folder)
         _show(workspace, specs[0].truth.hazard_ratio, time.monotonic() - started)
         if serve:
             _keep_up(workspace)
 
 
-def _run_flows(workspace: Workspace) -> None:
+def _run_flows(workspace: Workspace, folder: Path) -> None:
     root = str(workspace.root)
-    with terminal.progress_bars() as bars, watched_by(bars):
+    with terminal.progress_bars() as bars, watched_by(bars), ExitStack() as stack:
         with bars.step("starting Prefect"):
+            stack.enter_context(_prefect_server(folder))
             nightly = load_flow("nightly_extraction")
             refresh = load_flow("evidence_refresh")
         nightly.nightly_extraction(workspace=root)
         refresh.evidence_refresh(workspace=root, studies=[STUDY])
+
+
+@contextmanager
+def _prefect_server(folder: Path) -> Iterator[None]:
+    """A Prefect server of the demo's own on loopback, in a session of its own: Ctrl-C reaches us first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "prefect.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and words
+            [*command, "--no-services"],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    try:
+        _await(f"http://127.0.0.1:{port}/api/health", process)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _PREFECT_SECONDS
+    session = requests.Session()
+    session.trust_env = False  # no proxy of the environment between us and this machine
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if session.get(url, timeout=2).status_code == HTTPStatus.OK:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    raise RweError(
+        "Prefect's server did not start", where="rwe demo", advice="see prefect.log in the demo's folder"
+    )
 
 
 def _show(workspace: Workspace, truth: float, seconds: float) -> None:
@@ -65,7 +117,8 @@ def _show(workspace: Workspace, truth: float, seconds: float) -> None:
     terminal.out.print()
     terminal.out.print(
         "The naive estimate gives immortal time away: whoever started maintenance had survived until then. "
-        "The adjusted time-dependent estimate is the one to compare with the truth."
+        "Unadjusted estimates are confounded: responders start more often. The truth is the effect at "
+        "given age, ECOG, LDH and disease status, so it stands beside the estimates adjusted for all of them."
     )
     terminal.out.print(
         f"\nDone in {seconds:.0f} s. Report: {escape(str(latest / 'report.html'))}", soft_wrap=True
@@ -75,7 +128,9 @@ def _show(workspace: Workspace, truth: float, seconds: float) -> None:
 def _keep_up(workspace: Workspace) -> None:
     terminal.out.print("\nThe hospitals stay up until Ctrl-C. In another terminal, try:")
     for words in ("status", "extract", f"refresh {STUDY}", f"study check {STUDY}"):
-        terminal.out.print(f"  rwe -w {escape(str(workspace.root))} {words}", soft_wrap=True)
+        terminal.out.print(
+            f"  {escape(sys.argv[0])} -w {escape(str(workspace.root))} {words}", soft_wrap=True
+        )
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -83,13 +138,20 @@ def _keep_up(workspace: Workspace) -> None:
 
 
 def _fresh(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("it is a file, not a folder", where=str(folder), advice="name a folder with --dir")
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise UsageError(
             "the folder is not empty and no demo made it", where=str(folder), advice="name another with --dir"
         )
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError:
+        raise UsageError(
+            "the folder cannot be made", where=str(folder), advice="name another with --dir"
+        ) from None
     (folder / _MARK).write_text(
         "Made by `rwe demo`, which replaces this folder each time.\n", encoding="utf-8"
     )
@@ -106,6 +168,4 @@ def _quiet_prefect(folder: Path) -> None:
         DO_NOT_TRACK="1",
         PREFECT_LOGGING_LEVEL="CRITICAL",
         PREFECT_LOGGING_TO_API_ENABLED="false",
-        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="true",
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
     )

@@ -15,16 +15,17 @@ import difflib
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rwe.codes import Code, InvalidCodeError
 from rwe.errors import StudyError
+from rwe.yaml_text import YamlMistakeError, read_yaml
 
 EvidenceTier = Literal["administration", "dispense", "statement", "request"]
 IndexSource = Literal["MedicationAdministration", "Procedure"]
@@ -40,6 +41,11 @@ AnalysisName = Literal[
     "time_dependent_cox",
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+_CENTURY = 36_525
+Day = Annotated[int, Field(strict=True, ge=-_CENTURY, le=_CENTURY)]
+DayAfter = Annotated[int, Field(strict=True, ge=1, le=_CENTURY)]
+Span = Annotated[int, Field(strict=True, ge=0, le=_CENTURY)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -47,14 +53,20 @@ class _Part(BaseModel):
 
 
 class Window(_Part):
-    """Days relative to index, both inclusive. A missing end is open."""
+    """Days relative to index, both inclusive. A missing from_day is open.
 
-    from_day: int | None = None
-    to_day: int | None = 0
+    It ends on day 0 at the latest: what is known only later may not decide who is eligible or what a baseline
+    covariate is. Whoever has it has survived until then, and that is immortal time.
+    """
+
+    from_day: Day | None = None
+    to_day: Day = 0
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.from_day is not None and self.to_day is not None and self.from_day > self.to_day:
+        if self.to_day > 0:
+            raise ValueError("the window reaches beyond day 0: it would count what only survivors have")
+        if self.from_day is not None and self.from_day > self.to_day:
             raise ValueError(f"from_day {self.from_day} is after to_day {self.to_day}")
         return self
 
@@ -64,8 +76,13 @@ class AgeCriterion(_Part):
 
     kind: Literal["age_at_index"]
     name: Name
-    min_years: float | None = None
-    max_years: float | None = None
+    min_years: Number | None = None
+    max_years: Number | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _refuse_reversed("min_years", self.min_years, "max_years", self.max_years)
+        return self
 
 
 class EventCriterion(_Part):
@@ -86,8 +103,13 @@ class ValueCriterion(_Part):
     codelist: Name
     window: Window
     unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
-    min_value: float | None = None
-    max_value: float | None = None
+    min_value: Number | None = None
+    max_value: Number | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _refuse_reversed("min_value", self.min_value, "max_value", self.max_value)
+        return self
 
 
 class PeriodCriterion(_Part):
@@ -97,6 +119,11 @@ class PeriodCriterion(_Part):
     name: Name
     not_before: date | None = None
     not_after: date | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _refuse_reversed("not_before", self.not_before, "not_after", self.not_after)
+        return self
 
 
 Criterion = Annotated[
@@ -110,15 +137,15 @@ class IndexEvent(_Part):
     codelist: Name
     sources: list[IndexSource] = Field(default=["MedicationAdministration", "Procedure"], min_length=1)
     occurrence: Literal["first"] = "first"
-    same_event_days: int = Field(
-        default=14, ge=0, description="Records this close together are one event (two bags of one dose)."
+    same_event_days: Span = Field(
+        default=14, description="Records this close together are one event (two bags of one dose)."
     )
 
 
 class Washout(_Part):
     """New users only: whoever took the exposure in the `days` before index is excluded."""
 
-    days: int | None = Field(default=None, ge=1, description="None reaches back over the whole record.")
+    days: DayAfter | None = Field(default=None, description="None reaches back over the whole record.")
 
 
 class Exposure(_Part):
@@ -128,8 +155,8 @@ class Exposure(_Part):
     tiers: list[EvidenceTier] = Field(
         min_length=1, description="Evidence that counts; a start is the earliest over these tiers."
     )
-    gap_days: int = Field(
-        default=60, ge=0, description="Records of one tier at most this far apart are one episode."
+    gap_days: Span = Field(
+        default=60, description="Records of one tier at most this far apart are one episode."
     )
     start_without_day: Literal["exclude", "latest_day"] = Field(
         default="exclude",
@@ -143,7 +170,7 @@ class TreatedStrategy(_Part):
 
     name: Name
     label: str
-    grace_days: int = Field(ge=0, description="A start on this day still counts (inclusive).")
+    grace_days: Span = Field(description="A start on this day still counts (inclusive).")
     unless_progressed: bool = Field(
         default=True, description="A start on or after progression is salvage, not this strategy."
     )
@@ -270,10 +297,29 @@ class Analysis(_Part):
     stratify_by: list[Literal["site"]] = []
     ties: Literal["efron", "breslow"] = "efron"
     variance: Literal["model", "robust"] = "model"
-    landmarks: list[Annotated[int, Field(ge=1)]] | None = Field(
+    landmarks: list[DayAfter] | None = Field(
         default=None, description="Days; the study's landmarks if absent."
     )
     by_site: bool = Field(default=False, description="Also one estimate for each site.")
+    status_after_start: Literal["follow", "freeze"] = Field(
+        default="follow",
+        description="time_dependent_cox only. follow: adjusts for disease status as it changes, also after "
+        "the start. freeze: each start is compared with those not yet started on that day, both with the "
+        "status of that day (one stratum a start day; later starters stay unexposed), so that an effect "
+        "through progression stays in the ratio.",
+    )
+
+    @model_validator(mode="after")
+    def _freezes_what_changes(self) -> Self:
+        if self.status_after_start == "follow":
+            return self
+        if self.analysis != "time_dependent_cox":
+            raise ValueError(f"{self.analysis} takes no status_after_start: only time_dependent_cox does")
+        if self.variance != "robust":
+            raise ValueError(
+                "status_after_start: freeze needs variance: robust, for patients come up repeatedly"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adjusts_only_models(self) -> Self:
@@ -299,8 +345,8 @@ class Protocol(_Part):
     schema_version: Literal[1] = 1
     name: Name
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
-    title: str
-    question: str
+    title: str = Field(min_length=1)
+    question: str = Field(min_length=1)
     index_event: IndexEvent
     eligibility: list[Criterion] = []
     new_user_washout: Washout | None = None
@@ -311,8 +357,8 @@ class Protocol(_Part):
     outcome: Outcome = Outcome()
     censoring: Censoring = Censoring()
     covariates: list[Covariate] = []
-    landmarks: list[Annotated[int, Field(ge=1)]] = []
-    horizons: list[Annotated[int, Field(ge=1)]] = []
+    landmarks: list[DayAfter] = []
+    horizons: list[DayAfter] = []
     analyses: list[Analysis] = Field(min_length=1)
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
     min_events_per_parameter: float = Field(
@@ -327,14 +373,20 @@ class Protocol(_Part):
         for name in known:
             if name in RESERVED_NAMES:
                 raise ValueError(f"covariates: {name!r} is a column of cohort.survival; choose another name")
+        _refuse_repeats("landmarks", self.landmarks)
+        _refuse_repeats("horizons", self.horizons)
+        _refuse_repeats("exposure.tiers", self.exposure.tiers)
         _refuse_repeats("eligibility", [c.name for c in self.eligibility])
         _refuse_repeats("intercurrent_events", [e.name for e in self.intercurrent_events])
         for i, a in enumerate(self.analyses):
+            _refuse_repeats(f"analyses[{i}].adjusted_for", a.adjusted_for)
             for name in a.adjusted_for:
                 if name not in known:
                     raise ValueError(
                         f"analyses[{i}] adjusts for {name!r}, which is no covariate of this study"
                     )
+            if a.status_after_start == "freeze" and not self.statuses() & set(a.adjusted_for):
+                raise ValueError(f"analyses[{i}] freezes the disease status but adjusts for none")
             if a.analysis.startswith("landmark_") and not (a.landmarks or self.landmarks):
                 raise ValueError(f"analyses[{i}] needs landmarks")
         if self.disease_status is None:
@@ -355,6 +407,14 @@ class Protocol(_Part):
         if self.strategies.treated.name == self.strategies.control.name:
             raise ValueError("strategies.treated and strategies.control have one name")
         return self
+
+    def statuses(self) -> frozenset[str]:
+        """The covariates that follow the disease status: they change over time."""
+        return frozenset(c.name for c in self.covariates if isinstance(c, StatusCovariate))
+
+    def composite_events(self) -> list[str]:
+        """The intercurrent events that count as the outcome besides death."""
+        return [e.name for e in self.intercurrent_events if e.handling == "composite"]
 
     def codelist_names(self) -> list[str]:
         """Every code list the protocol names, in order of appearance."""
@@ -424,7 +484,12 @@ def _code_row(code: Code) -> dict[str, str | bool | None]:
     }
 
 
-def _refuse_repeats(where: str, names: list[str]) -> None:
+def _refuse_reversed(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{low_name} {low} is above {high_name} {high}")
+
+
+def _refuse_repeats(where: str, names: Sequence[object]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{where} has {name!r} twice")
@@ -475,6 +540,9 @@ def load_codelist(name: str, path: Path) -> Codelist:
             raise StudyError(
                 "valid_from or valid_to is no date", where=line, advice="write YYYY-MM-DD"
             ) from e
+    for code in codes:
+        if codes.count(code) > 1:
+            raise StudyError(f"the code {code.code} stands twice", where=str(path), advice="remove one")
     if not codes:
         raise StudyError("the code list has no code", where=str(path), advice="add at least one line")
     return Codelist(name, tuple(codes))
@@ -490,12 +558,9 @@ def load_study(path: Path) -> Study:
             "there is no such study file", where=str(path), advice="see `rwe study check --help`"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(e, "problem", None) or "it cannot be parsed"
-        raise StudyError(f"the file is not YAML: {problem}", where=place) from e
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except YamlMistakeError as e:
+        raise StudyError(str(e), where=str(path), advice="correct it there") from None
     except (OSError, UnicodeDecodeError) as e:
         raise StudyError("the file is not readable as UTF-8 text", where=str(path)) from e
     if not isinstance(content, dict):
@@ -517,7 +582,16 @@ def load_studies(folder: Path) -> list[Study]:
     names = [study.name for study in studies]
     for study in studies:
         if names.count(study.name) > 1:
-            raise StudyError(f"two files name their study {study.name!r}", where=str(folder))
+            files = " and ".join(s.path.name for s in studies if s.name == study.name)
+            raise StudyError(
+                f"{files} name their study {study.name!r} both", where=str(folder), advice="change one name:"
+            )
+        if study.path.stem != study.name:
+            raise StudyError(
+                f"the file is called {study.path.name}, its study {study.name}",
+                where=str(folder),
+                advice=f"call the file {study.name}.yaml, or change its field name",
+            )
     return studies
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -33,11 +35,17 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
+#: Set by Ctrl-C. Work in other threads ends at its next sign of progress.
+interrupted = threading.Event()
+
+
 class _BarStep:
     def __init__(self, bars: RichProgress, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, amount: int = 1) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         self._bars.advance(self._task, amount)
 
     def total(self, total: int) -> None:
@@ -56,10 +64,20 @@ class Bars:
         yield _BarStep(self._bars, task)
         seen = self._bars.tasks[self._bars.task_ids.index(task)]
         # A step without a known total ends full, with what it counted.
-        self._bars.update(task, total=seen.completed or 1, completed=seen.completed or 1)
+        self._bars.update(task, total=seen.completed or 1, completed=seen.completed or 1, visible=True)
+        self._hide_older()
         if not self._bars.console.is_terminal:
             count = f" {seen.completed:,.0f} {unit}".rstrip() if seen.completed else ""
             self._bars.console.print(f"{label}:{count or ' done'}")
+
+    def _hide_older(self) -> None:
+        """Keep the newest finished steps only, so that those under way stay on the screen."""
+        finished = [task for task in self._bars.tasks if task.finished and task.visible]
+        for task in finished[:-_FINISHED_SHOWN]:
+            self._bars.update(task.id, visible=False)
+
+
+_FINISHED_SHOWN = 8
 
 
 @contextmanager
@@ -75,8 +93,25 @@ def progress_bars() -> Iterator[Bars]:
         console=err,
         disable=not err.is_terminal,
     )
-    with bars:
+    with bars, _interruptible():
         yield Bars(bars)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ratio(value: float | None) -> str:
@@ -95,7 +130,9 @@ def describe(estimate: Estimate) -> str:
     names = estimate.parameters.adjusted_for
     if names:
         notes.append(f"adjusted for {', '.join(names)}" if len(names) < 4 else "adjusted")
-    if "robust" in (estimate.variance_method or ""):
+    if estimate.parameters.status_after_start == "freeze":
+        notes.append("status as at the start")
+    elif "robust" in (estimate.variance_method or ""):
         notes.append("robust")
     if estimate.parameters.ties == "breslow":
         notes.append("Breslow ties")
@@ -105,17 +142,21 @@ def describe(estimate: Estimate) -> str:
 
 
 def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None) -> Table:
-    """All hazard ratios: the primary one bold, the biased one marked, the truth beside them if known."""
+    """All hazard ratios: the primary one bold, the biased one marked.
+
+    A known truth is conditional on what the primary analysis adjusts for: it stands only beside
+    time-dependent estimates that adjust for the same.
+    """
+    estimates = [e for e in estimates if e.estimand == "hazard_ratio"]
+    primary = next((e for e in estimates if e.role == "primary" and e.site is None), None)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Estimate")
-    for name in ("n", "deaths", "HR", "95 % CI"):
+    for name in ("n", "events", "HR", "95 % CI"):
         table.add_column(name, justify="right", no_wrap=True)
     if truth is not None:
         table.add_column("truth", justify="right")
     table.add_column("")
     for e in estimates:
-        if e.estimand != "hazard_ratio":
-            continue
         known = e.ci_low is not None and e.ci_high is not None
         marks = ["biased"] if e.is_biased else []
         marks += ["primary"] if e.role == "primary" else []
@@ -127,8 +168,19 @@ def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None
             f"{ratio(e.ci_low)}-{ratio(e.ci_high)}" if known else "-",
         ]
         if truth is not None:
-            cells.append(f"{truth:.2f}")
+            cells.append(f"{truth:.2f}" if primary is not None and _same_estimand(e, primary) else "")
         table.add_row(
             *cells, " ".join(marks), style="bold" if e.role == "primary" else "dim" if e.is_biased else ""
         )
     return table
+
+
+def _same_estimand(e: Estimate, primary: Estimate) -> bool:
+    """Whether an estimate targets what the primary one does: a site's own, or with another variance."""
+    asked, own = primary.parameters, e.parameters
+    return (
+        e.analysis == primary.analysis == "time_dependent_cox"
+        and bool(own.adjusted_for)
+        and own.adjusted_for == asked.adjusted_for
+        and own.status_after_start == asked.status_after_start
+    )

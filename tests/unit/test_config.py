@@ -127,6 +127,21 @@ def test_a_site_goes_into_its_block_even_if_other_settings_follow(workspace: Wor
     assert settings.birth_date == "year"
 
 
+def test_the_example_in_the_template_works_once_uncommented(workspace: Workspace) -> None:
+    text = (workspace.root / "rwe.yaml").read_text()
+    head, example = text.split("sites: {}\n")
+    lines = [line.removeprefix("# ") for line in example.splitlines() if line.startswith("#  ")]
+    settings = parse_settings(head + "sites:\n" + "\n".join(lines) + "\n", "rwe.yaml", workspace.root)
+    assert settings.sites["charite"].base_url == "https://fhir.example.org/r4"
+
+
+def test_a_block_that_stands_twice_is_told_with_both_lines(workspace: Workspace) -> None:
+    path = workspace.root / "rwe.yaml"
+    path.write_text(path.read_text() + "sites:\n  a: {}\n")
+    with pytest.raises(ConfigError, match="'sites' stands twice, in lines"):
+        open_workspace(workspace.root)
+
+
 def test_an_impossible_site_name_changes_nothing(workspace: Workspace) -> None:
     before = (workspace.root / "rwe.yaml").read_bytes()
     with pytest.raises(ConfigError, match="name"):

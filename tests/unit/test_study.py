@@ -116,6 +116,109 @@ def test_only_one_analysis_is_primary(folder: Path) -> None:
     assert "more than one" in mistake(change(folder, analyses=analyses))
 
 
+STATUS = {"analysis": "time_dependent_cox", "adjusted_for": ["age", "progressed"]}
+FROZEN = {**STATUS, "variance": "robust", "status_after_start": "freeze"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"variance": "model"}, "robust"),
+        ({"analysis": "landmark_cox"}, "only time_dependent_cox"),
+        ({"adjusted_for": ["age"]}, "adjusts for none"),
+    ],
+)
+def test_a_status_is_frozen_only_where_there_is_one(
+    folder: Path, changes: dict[str, object], told: str
+) -> None:
+    assert told in mistake(change(folder, analyses=[{**FROZEN, **changes}]))
+    assert load_study(change(folder, analyses=[FROZEN])).name == NAME
+
+
+def said_of(path: Path) -> str:
+    return " ".join(s for sentences in explain(load_study(path)).values() for s in sentences)
+
+
+def test_adjusting_for_status_after_the_start_is_explained_unless_it_is_frozen(folder: Path) -> None:
+    caveat = "an effect through delaying progression is not part of this ratio"
+    assert caveat in said_of(change(folder, analyses=[STATUS]))
+    assert caveat not in said_of(change(folder, analyses=[FROZEN]))
+    assert "disease status as it was then in both" in said_of(change(folder, analyses=[FROZEN]))
+
+
+def test_the_explanation_names_a_composite_outcome_units_and_undated_starts(folder: Path) -> None:
+    path = folder / f"{NAME}.yaml"
+    before = said_of(path)
+    assert "Overall survival" in before
+    assert "in U/L (another unit is missing)" in before
+    assert "a start after day 180 counts as Lenalidomide maintenance" in before
+    assert "the patient is excluded" in before
+    content = yaml.safe_load(path.read_text())
+    content["intercurrent_events"][0]["handling"] = "composite"
+    content["exposure"]["start_without_day"] = "latest_day"
+    path.write_text(yaml.safe_dump(content))
+    assert "death from any cause or second_car_t, whichever is first" in said_of(path)
+    assert "Overall survival" not in said_of(path)
+    assert "starts on its latest possible day" in said_of(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"landmarks": [30, 30]}, "landmarks has 30 twice"),
+        ({"landmarks": [-5]}, "landmarks[0]"),
+        ({"horizons": [float("nan")]}, "horizons[0]"),
+        ({"title": ""}, "title"),
+        ({"eligibility": [{"kind": "age_at_index", "name": "a", "min_years": 80, "max_years": 18}]}, "above"),
+        ({"eligibility": [{"kind": "age_at_index", "name": "a", "min_years": float("inf")}]}, "min_years"),
+        (
+            {"eligibility": [{"kind": "medication", "name": "m", "codelist": "ldh",
+                              "window": {"to_day": 365}}]},
+            "only survivors",
+        ),
+        (
+            {"covariates": [{"kind": "observation", "name": "x", "label": "X", "codelist": "ldh",
+                             "window": {"from_day": 0, "to_day": 90}}]},
+            "only survivors",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_give_immortal_time_or_wrong_numbers_is_refused(
+    folder: Path, fields: dict[str, object], told: str
+) -> None:
+    assert told in mistake(change(folder, **fields))
+
+
+@pytest.mark.parametrize("grace", [True, "90", 10**11, 1.5])
+def test_days_are_whole_numbers_of_a_human_size(folder: Path, grace: object) -> None:
+    path = folder / f"{NAME}.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["strategies"]["treated"]["grace_days"] = grace
+    path.write_text(yaml.safe_dump(content))
+    assert "grace_days" in mistake(path)
+
+
+def test_a_key_that_stands_twice_is_not_the_last_one_wins(folder: Path) -> None:
+    path = folder / f"{NAME}.yaml"
+    path.write_text(path.read_text() + "\nlandmarks: [1]\n")
+    assert "'landmarks' stands twice" in mistake(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["data_cutoff: 2024-02-31\n", "[" * 5000, "a: !!python/object:os.system {}\n"]
+)
+def test_odd_yaml_is_told_in_a_sentence(folder: Path, text: str) -> None:
+    path = folder / f"{NAME}.yaml"
+    path.write_text(text)
+    mistake(path)
+
+
+def test_the_file_is_called_as_its_study(folder: Path) -> None:
+    (folder / f"{NAME}.yaml").rename(folder / "other.yaml")
+    with pytest.raises(StudyError, match=r"other\.yaml"):
+        load_studies(folder)
+
+
 def test_a_changed_code_is_a_changed_protocol(folder: Path) -> None:
     before = load_study(folder / f"{NAME}.yaml").protocol_sha256
     path = folder / "codelists" / "lenalidomide.csv"
@@ -140,7 +243,7 @@ def test_a_study_is_found_by_name_and_by_path(folder: Path) -> None:
 
 def test_two_files_of_one_study_are_refused(folder: Path) -> None:
     shutil.copy(folder / f"{NAME}.yaml", folder / "copy.yaml")
-    with pytest.raises(StudyError, match="two files"):
+    with pytest.raises(StudyError, match="both"):
         load_studies(folder)
 
 
