@@ -1,4 +1,5 @@
 -- One row a valid record that a code list of a study matches: by code, and by the code's validity on its day.
+-- Nothing is dated after it was fetched, so the latest possible day of a month or year is at most that day.
 with event as (
     select
         'medication' as kind,
@@ -9,8 +10,16 @@ with event as (
         e.tier,
         e.start_day as event_date,
         e.first_day,
-        e.last_day,
+        case when e.last_day > e.landed_day then e.landed_day else e.last_day end as last_day,
         e.end_day,
+        -- A statement that is still active and has no end but the day it was made on.
+        case
+            when
+                e.tier = 'statement'
+                and e.status = 'active'
+                and (e.end_day is null or e.end_day = e.asserted_day)
+                then e.landed_day
+        end as ongoing_until_date,
         c.system,
         c.code
     from staging.medication_event as e
@@ -26,8 +35,9 @@ with event as (
         cast(null as varchar) as tier,
         e.start_day as event_date,
         e.first_day,
-        e.last_day,
+        case when e.last_day > e.landed_day then e.landed_day else e.last_day end as last_day,
         e.end_day,
+        cast(null as date) as ongoing_until_date,
         c.system,
         c.code
     from staging.procedure as e
@@ -43,8 +53,9 @@ with event as (
         cast(null as varchar) as tier,
         e.onset_day as event_date,
         e.first_day,
-        e.last_day,
+        case when e.last_day > e.landed_day then e.landed_day else e.last_day end as last_day,
         cast(null as date) as end_day,
+        cast(null as date) as ongoing_until_date,
         c.system,
         c.code
     from staging.condition as e
@@ -60,8 +71,9 @@ with event as (
         cast(null as varchar) as tier,
         e.observed_day as event_date,
         e.first_day,
-        e.last_day,
+        case when e.last_day > e.landed_day then e.landed_day else e.last_day end as last_day,
         cast(null as date) as end_day,
+        cast(null as date) as ongoing_until_date,
         c.system,
         c.code
     from staging.observation as e
@@ -112,7 +124,8 @@ select distinct
     matched.event_date, -- Its day; null where it is not known to the day.
     matched.first_day, -- Earliest possible day.
     matched.last_day, -- Latest possible day.
-    matched.end_day -- Last day of a period, where one is recorded.
+    matched.end_day, -- Last day of a period, where one is recorded.
+    matched.ongoing_until_date -- Day an active statement without an end was fetched: it says, still taken.
 from matched
 where
     (matched.valid_from is null or matched.first_day >= matched.valid_from)

@@ -58,14 +58,14 @@ judged as (
             and n.patient_id = o.patient_id
 ),
 
--- Whoever surely had the exposure before index, and possibly within the washout.
+-- Whoever surely had the exposure before index, and possibly within the washout. Any tier will do: what does
+-- not prove an exposure after index, such as an order, still makes a new user doubtful.
 prior_user as (
     select distinct
         m.study,
         m.patient_id
     from cohort.codelist_match as m
     inner join study.protocol as p on m.study = p.study and m.codelist = p.exposure_codelist
-    inner join study.exposure_tier as t on m.study = t.study and m.tier = t.tier
     inner join cohort.index_event as i on m.study = i.study and m.patient_id = i.patient_id
     where
         m.kind = 'medication'
@@ -74,6 +74,7 @@ prior_user as (
             p.washout_days is null
             or date_diff('day', m.last_day, i.index_date) <= p.washout_days
             or date_diff('day', m.end_day, i.index_date) <= p.washout_days
+            or date_diff('day', m.ongoing_until_date, i.index_date) <= p.washout_days
         )
 )
 
@@ -91,6 +92,7 @@ select
             when 'index_before_cutoff' then n.index_date <= p.data_cutoff
             when 'criterion' then j.is_met
             when 'new_user' then u.patient_id is null
+            when 'start_day_known' then v.patient_id is null
             when 'death_not_before_index' then d.death_date is null or d.death_date >= n.index_date
             when 'death_day_known' then d.patient_id is null or d.death_date is not null
             when 'analysed' then true
@@ -102,4 +104,5 @@ inner join candidate as n on s.study = n.study
 left join judged as j
     on s.study = j.study and s.criterion = j.criterion and n.patient_id = j.patient_id
 left join prior_user as u on s.study = u.study and n.patient_id = u.patient_id
+left join cohort.undated_start as v on s.study = v.study and n.patient_id = v.patient_id
 left join cohort.death as d on s.study = d.study and n.patient_id = d.patient_id

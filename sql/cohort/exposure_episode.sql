@@ -1,25 +1,40 @@
 -- One row a period of exposure by one tier of evidence: records at most gap_days apart are one episode.
 -- Records before index and from index on never join: only a record on or after index can be a start.
-with record as (
+-- A record known only to the month or year begins no episode, or its latest possible day does, as the
+-- protocol says (start_without_day): the end of the month or year, or the day it was fetched, or of death.
+with dated as (
     select
         m.study,
         m.patient_id,
         m.tier,
         m.event_id,
+        m.end_day as end_date,
         p.gap_days,
         p.unless_progressed,
         i.index_date,
         t.tier is not null as is_counted,
-        date_diff('day', i.index_date, m.event_date) < 0 as is_before_index,
-        date_diff('day', i.index_date, m.event_date) as start_day,
-        date_diff(
-            'day', i.index_date, case when m.end_day > m.event_date then m.end_day else m.event_date end
-        ) as end_day
+        case
+            when m.event_date is not null then m.event_date
+            when p.start_without_day = 'latest_day' and d.death_date between m.first_day and m.last_day
+                then d.death_date
+            when p.start_without_day = 'latest_day' then m.last_day
+        end as start_date
     from cohort.codelist_match as m
     inner join study.protocol as p on m.study = p.study and m.codelist = p.exposure_codelist
     inner join cohort.index_event as i on m.study = i.study and m.patient_id = i.patient_id
     left join study.exposure_tier as t on m.study = t.study and m.tier = t.tier
-    where m.kind = 'medication' and m.event_date is not null and i.index_date is not null
+    left join cohort.death as d on m.study = d.study and m.patient_id = d.patient_id
+    where m.kind = 'medication' and i.index_date is not null
+),
+
+record as (
+    select
+        *,
+        start_date < index_date as is_before_index,
+        date_diff('day', index_date, start_date) as start_day,
+        date_diff('day', index_date, greatest(start_date, coalesce(end_date, start_date))) as end_day
+    from dated
+    where start_date is not null
 ),
 
 reached as (

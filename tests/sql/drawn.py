@@ -49,6 +49,7 @@ TABLE_DEFAULTS = {
         "has_washout": "false",
         "exposure_codelist": "lenalidomide",
         "gap_days": "60",
+        "start_without_day": "exclude",
         "treated_name": "maintenance",
         "control_name": "no_maintenance",
         "grace_days": "180",
@@ -114,6 +115,9 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, text: str) -> None
 
 
 def _literal(value: str | None, kind: str) -> str:
+    if kind == "VARCHAR[]":
+        names = ", ".join(f"'{c.strip()}'" for c in (value or "").split(",") if c.strip())
+        return f"[{names}]::{kind}"
     if kind.endswith("[]"):
         codings = ", ".join(_coding(c.strip()) for c in (value or "").split(",") if c.strip())
         return f"[{codings}]::{kind}"
@@ -146,6 +150,11 @@ def _empty_database() -> duckdb.DuckDBPyConnection:
         " null::varchar as run, null::varchar as resource_type, 0 as landed, 0 as in_lake, 0 as superseded,"
         " 0 as deleted, 0 as not_admitted, 0 as duplicate, 0 as quarantined, 0 as not_mapped,"
         " 0 as tombstones where false"
+    )
+    connection.execute(
+        "create table meta.run (site varchar, run varchar, finished_at timestamp);"
+        "create table meta.quarantine"
+        " (site varchar, run varchar, resource_type varchar, rule varchar, action varchar, line bigint)"
     )
     insert_studies(connection, [])
     create_schemas(connection)

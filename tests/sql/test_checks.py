@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rwe.resources import bundled
-from rwe.warehouse.models import load_checks, run_check
+from rwe.warehouse.models import Finding, load_checks, run_check
 from tests.sql.drawn import database, insert
 
 CHECKS = {c.name: c for c in load_checks(bundled("sql"))}
@@ -47,7 +47,18 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
     "undated_exposure": [
         ("study.protocol", "study\ns"),
         ("study.exposure_tier", "tier\ndispense"),
-        ("cohort.codelist_match", "codelist | patient_id | tier\nlenalidomide | ann | dispense"),
+        (
+            "cohort.codelist_match",
+            "codelist | kind | patient_id | tier\nlenalidomide | medication | ann | dispense",
+        ),
+    ],
+    "undated_progression": [
+        ("study.protocol", "study\ns"),
+        ("cohort.survival", "patient_id | start_day\nann | 75"),
+        (
+            "cohort.disease_status",
+            "patient_id | earliest_day | latest_day | status\nann | 60 | 90 | progressed",
+        ),
     ],
     "code_outside_validity": [
         ("staging.procedure", "procedure_id | first_day | last_day\np1 | 2020-01-01 | 2020-01-01"),
@@ -56,8 +67,48 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
     ],
     "mixed_units": [
         (
+            "cohort.measured_value",
+            "name | patient_id | value_unit | is_counted\n"
+            "ldh | ann | U/L | true\nldh | bob | kat/L | true\necog | ann | U/L | true",
+        )
+    ],
+    "value_in_other_unit": [
+        (
+            "cohort.measured_value",
+            "name | patient_id | value_unit | is_counted\nldh | ann | U/L | true\nldh | ann | kat/L | false",
+        )
+    ],
+    "value_with_comparator": [
+        (
+            "cohort.measured_value",
+            "purpose | name | patient_id | observed_day | value_comparator\n"
+            "covariate | ldh | ann | -2 | <\ncovariate | ldh | ann | -2 |\ncovariate | ldh | ann | -9 | <",
+        ),
+        (
             "cohort.observed_value",
-            "name | patient_id | value_unit\nldh | ann | U/L\nldh | bob | kat/L",
+            "purpose | name | patient_id | observed_day\ncovariate | ldh | ann | -2",
+        ),
+    ],
+    "data_cutoff_after_landing": [
+        ("study.protocol", "censoring_rule | data_cutoff\ndata_cutoff | 2020-06-02"),
+        ("cohort.follow_up", "patient_id | site\nann | north\nbob | north\ncat | south"),
+        (
+            "meta.run",
+            "site | finished_at\nnorth | 2020-05-01 23:00:00\nnorth | 2020-06-01 23:00:00\n"
+            "south | 2020-06-02 01:00:00",
+        ),
+    ],
+    "data_cutoff_long_after_care": [
+        ("study.protocol", "censoring_rule | data_cutoff\ndata_cutoff | 2020-03-02"),
+        ("cohort.follow_up", "patient_id | site\nann | north\nbob | north\ncat | south"),
+        ("staging.patient", "patient_id | site\nann | north\ncat | south"),
+        # 61 days are too many, 60 are not.
+        ("staging.contact", "patient_id | contact_day\nann | 2020-01-01\ncat | 2020-01-02"),
+    ],
+    "quarantined_resources": [
+        (
+            "meta.quarantine",
+            "resource_type | rule | action\nPatient | id | reject\nPatient | fhir_invalid | flag",
         )
     ],
 }
@@ -74,3 +125,90 @@ def test_a_check_finds_the_row_that_breaks_it_and_no_row_where_there_is_none(nam
         for table, text in BROKEN[name]:
             insert(connection, table, text)
         assert run_check(connection, CHECKS[name]).rows == 1
+
+
+def found(name: str, *given: tuple[str, str]) -> Finding:
+    with database() as connection:
+        for table, text in given:
+            insert(connection, table, text)
+        return run_check(connection, CHECKS[name])
+
+
+def test_a_data_cut_off_in_the_future_stops_the_build_and_names_study_and_site() -> None:
+    finding = found("data_cutoff_after_landing", *BROKEN["data_cutoff_after_landing"])
+    assert finding.severity == "error"
+    assert finding.message.endswith("(s at north)")
+
+
+def test_a_data_cut_off_up_to_the_day_of_the_last_landing_is_fine_and_concerns_no_other_rule() -> None:
+    cohort = "cohort.follow_up", "patient_id\nann"
+    run = "meta.run", "site | finished_at\nnorth | 2020-06-01 23:00:00"
+    own_day_is_ahead = "staging.patient", "patient_id | landed_day\nann | 2020-06-02"
+    cutoff = "study.protocol", "censoring_rule | data_cutoff\ndata_cutoff | 2020-06-02"
+    last_activity = "study.protocol", "censoring_rule | data_cutoff\nlast_activity | 2035-01-01"
+    assert found("data_cutoff_after_landing", cohort, run, cutoff).rows == 1
+    assert found("data_cutoff_after_landing", cohort, run, own_day_is_ahead, cutoff).rows == 0
+    assert found("data_cutoff_after_landing", cohort, run, last_activity).rows == 0
+
+
+def test_a_site_without_any_recorded_care_has_none_near_the_data_cut_off() -> None:
+    cutoff = "study.protocol", "censoring_rule | data_cutoff\ndata_cutoff | 2020-03-02"
+    finding = found("data_cutoff_long_after_care", ("cohort.follow_up", "patient_id\nann"), cutoff)
+    assert (finding.severity, finding.rows) == ("warning", 1)
+
+
+def test_refused_resources_are_counted_by_site_type_and_rule_the_commonest_first() -> None:
+    refused = """
+    site  | resource_type | rule               | action
+    north | Patient       | id                 | reject
+    south | Observation   | modifier_extension | reject
+    south | Observation   | modifier_extension | reject
+    south | Observation   | fhir_invalid       | flag
+    """
+    finding = found("quarantined_resources", ("meta.quarantine", refused))
+    assert finding.rows == 3
+    assert finding.message.endswith("(south Observation modifier_extension: 2, north Patient id)")
+
+
+def test_no_more_than_five_kinds_of_refusals_are_named() -> None:
+    rows = "\n".join(f"Patient | rule_{n} | reject" for n in range(7))
+    finding = found("quarantined_resources", ("meta.quarantine", f"resource_type | rule | action\n{rows}"))
+    assert finding.message.endswith("north Patient rule_4, and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("earliest", "latest", "start", "is_doubtful"),
+    [
+        ("60", "90", "59", False),  # before all of the month
+        ("60", "90", "60", True),
+        ("-14", "16", "10", True),  # the month of the index day: before index, or before the start?
+        ("-14", "16", "40", True),
+        ("-60", "-30", "10", False),  # before index for sure
+        ("-14", "0", "10", False),
+        ("", "", "10", True),  # on no known date
+        ("60", "90", "", False),  # nothing was started
+    ],
+)
+def test_a_start_is_doubtful_if_a_vague_progression_may_lie_between_index_and_it(
+    earliest: str, latest: str, start: str, is_doubtful: bool
+) -> None:
+    given = (
+        ("cohort.survival", f"patient_id | start_day\nann | {start}"),
+        (
+            "cohort.disease_status",
+            f"patient_id | earliest_day | latest_day | status\nann | {earliest} | {latest} | progressed",
+        ),
+    )
+    assert found("undated_progression", ("study.protocol", "study\ns"), *given).rows == is_doubtful
+    indifferent = "study.protocol", "unless_progressed\nfalse"
+    assert found("undated_progression", indifferent, *given).rows == 0
+
+
+def test_a_progression_of_a_known_day_and_a_vague_response_leave_no_doubt() -> None:
+    known = """
+    patient_id | status_day | earliest_day | latest_day | status
+    ann        | 90         | 90           | 90         | progressed
+    ann        |            | 60           | 90         | responding
+    """
+    given = ("cohort.survival", "patient_id | start_day\nann | 75"), ("cohort.disease_status", known)
+    assert found("undated_progression", ("study.protocol", "study\ns"), *given).rows == 0
