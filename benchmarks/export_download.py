@@ -109,7 +109,7 @@ def main() -> None:
         target.mkdir()
         counts = write_files(served, options.files, options.mib)
         command = [sys.executable, "-c", _SERVER, str(served)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 port = server.stdout.readline().strip() if server.stdout else ""
                 base_url = f"http://127.0.0.1:{port}/fhir"

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, task
-from rwe.analyse import analyse
-from rwe.report.page import write_report
-from rwe.warehouse.build import build
 
 from rwe import progress
+from rwe.analyse import analyse
 from rwe.config import open_workspace
 from rwe.errors import RweError
+from rwe.report.page import write_report
 from rwe.study import load_studies, load_study
+from rwe.warehouse.build import build
 
 
 @task(name="build-database", persist_result=False)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
-from rwe.extract import ExtractionResult, extract_site, raise_for_failures
 
 from rwe import progress
 from rwe.config import open_workspace
 from rwe.errors import RweError
+from rwe.extract import ExtractionResult, extract_site, raise_for_failures
 from rwe.study import load_studies
 
 

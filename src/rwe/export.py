@@ -23,11 +23,9 @@ from rwe.fhir.budget import Ceiling
 from rwe.fhir.bulk import (
     DeadlineError,
     ExportLevel,
-    ExportManifest,
     ExportRequest,
     ExportTooEarlyError,
     FileGoneError,
-    IncompleteFileError,
     JobFailedError,
     JobGoneError,
     delete_job,
@@ -36,7 +34,14 @@ from rwe.fhir.bulk import (
     read_manifest,
     wait_for_manifest,
 )
-from rwe.fhir.bulk_manifest import ExportFile, describe_severities, is_harmless, issue_severities
+from rwe.fhir.bulk_files import IncompleteFileError
+from rwe.fhir.bulk_manifest import (
+    ExportFile,
+    ExportManifest,
+    describe_severities,
+    is_harmless,
+    issue_severities,
+)
 from rwe.fhir.bundle import Resource, reference_id
 from rwe.fhir.client import FhirClient
 from rwe.landing import RunWriter

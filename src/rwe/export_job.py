@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class ExportJob:
     `run` is the run they are being landed in.
     """
 
-    status_url: str
+    status_url: str = field(repr=False)
     request_sha256: str
     level: str
     types: tuple[str, ...]

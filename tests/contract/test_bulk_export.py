@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import re
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from rwe.errors import PartialError, SiteError
 from rwe.fhir import bulk
-from rwe.fhir.bulk import ExportTooEarlyError, JobFailedError, is_manifest, tombstones
-from rwe.fhir.bulk_files import IncompleteFileError, store
+from rwe.fhir.bulk import ExportTooEarlyError, JobFailedError
+from rwe.fhir.bulk_files import IncompleteFileError, read_lines, store
+from rwe.fhir.bulk_manifest import is_manifest, names_in_manifest, tombstones
 from rwe.study import Study
 from tests.contract.exporter import TYPES, Exporter, bearer, export, landed, workspace_for
 from tests.contract.quirky import COHORT, INDEX_DRUG, concept, expected_to_land, records, write_study
@@ -59,10 +63,6 @@ def test_a_server_that_keeps_its_jobs_is_no_failure(
     assert landed(run) == expected_to_land()
 
 
-def epoch(seconds: float) -> str:
-    return str(int(time.time() + seconds))
-
-
 @pytest.mark.parametrize(
     ("retry_after", "expected"),
     [
@@ -70,7 +70,7 @@ def epoch(seconds: float) -> str:
         ("999999", (300, 300)),
         ("Wed, 21 Oct 2015 07:28:00 GMT", (0.1, 0.1)),
         ("Wed, 21 Oct 2099 07:28:00 GMT", (300, 300)),
-        (epoch(60), (30, 61)),
+        ("epoch", (58, 61)),
         ("soon", (0.02, 0.02)),
         ("nan", (0.02, 0.02)),
         (None, (0.02, 0.02)),
@@ -86,6 +86,8 @@ def test_the_server_says_when_to_come_back_but_not_never(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr(bulk, "sleep", waits.append)
+    if retry_after == "epoch":
+        retry_after = str(int(time.time()) + 60)
     headers = {"Retry-After": retry_after} if retry_after else {}
     exporter = Exporter(httpserver, answers_before=[Response(status=202, headers=headers)])
     export(workspace_for(tmp_path, exporter.serve()), study)
@@ -317,6 +319,14 @@ def test_manifests_and_deletions_are_told_from_resources() -> None:
     assert not is_manifest(b'{"resourceType":"Bundle","output":[],"transactionTime":"2026-01-01T00:00:00Z"}')
     assert not is_manifest(b'{"output":[]}')
     assert not is_manifest(b"[1]")
+    manifest = {
+        "transactionTime": "2026-01-01T00:00:00Z",
+        "output": [{"type": "Patient", "url": "https://files.example.org/x/Patient.1.ndjson?sig=1"}],
+        "deleted": [{"type": "Bundle", "url": "deleted.ndjson"}],
+    }
+    raw = json.dumps(manifest).encode()
+    assert names_in_manifest(raw, "deleted") == {"deleted.ndjson"}
+    assert names_in_manifest(raw, "output") == {"Patient.1.ndjson"}
     entries = [
         {"request": {"method": "DELETE", "url": "Patient/p9"}},
         {"request": {"method": "PUT", "url": "Patient/p8"}},
@@ -336,6 +346,29 @@ def test_manifests_and_deletions_are_told_from_resources() -> None:
         "deletedAt": "2026-02-01T00:00:00+00:00",
         "source": "export",
     }
+
+
+@given(
+    st.lists(st.sampled_from([b'{"a":1}', b'{"bb":22}', b"", b"\r", b" ", b"\t\r"]), max_size=9),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.booleans(),
+)
+def test_blank_lines_are_no_resources_wherever_chunks_end(
+    lines: list[bytes], cuts: list[int], packed: bool
+) -> None:
+    content = b'{"resourceType":"Patient"}\n' + b"\n".join(lines)
+    data = gzip.compress(content) if packed else content
+    edges = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
+    chunks = [data[a:b] for a, b in itertools.pairwise(edges)]
+    if packed and any(0 < len(c) < 2 for c in chunks[:1]):
+        chunks = [data]  # one octet is not enough to tell what it is
+    expected = 1 + sum(bool(line.strip()) for line in lines)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        assert store(chunks, path, expected=expected).lines == expected
+        assert len(list(read_lines(path))) == expected
+        with pytest.raises(IncompleteFileError):
+            store(chunks, path, expected=expected + 1)
 
 
 def test_a_file_of_any_size_needs_little_memory(tmp_path: Path) -> None:

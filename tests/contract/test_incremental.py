@@ -14,7 +14,7 @@ from rwe.config import Workspace
 from rwe.extract import ExtractionResult, extract_site
 from rwe.landing import DELETED, list_runs
 from rwe.sandbox.hospital import HospitalSpec
-from rwe.sandbox.options import Quirks
+from rwe.sandbox.options import Bulk, Quirks
 from rwe.sandbox.server import RunningHospital, running_hospitals
 from rwe.study import Study
 from rwe.watermarks import watermarks
@@ -182,4 +182,17 @@ def test_a_server_that_changes_while_it_is_paged_is_caught_up_with_in_two_nights
         extract_site(workspace, "north", [study])
         assert len(hospital.control.nights_while_paged()) == 3
         extract_site(workspace, "north", [study])
+        assert_as_fresh(workspace, hospital, study, tmp_path / "fresh")
+
+
+def test_nights_by_export_end_where_a_search_begins(tmp_path: Path, study: Study) -> None:
+    with running_hospitals([replace(SPEC, bulk=Bulk(polls=0))]) as [hospital]:
+        fields = {"route": "export", "export_level": "patient", "min_export_interval_hours": 0}
+        workspace = workspace_for(tmp_path / "ws", hospital, **fields)
+        extract_site(workspace, "north", [study])
+        hospital.control.mutate(1)
+        hospital.control.advance()
+        second = extract_site(workspace, "north", [study])
+        assert second.run.manifest.route == "export"
+        assert second.run.manifest.scopes["Encounter"].since
         assert_as_fresh(workspace, hospital, study, tmp_path / "fresh")

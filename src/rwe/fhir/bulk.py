@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -25,29 +25,17 @@ from rwe.errors import SiteError
 from rwe.fhir.budget import QuietHoursError
 from rwe.fhir.bulk_files import IncompleteFileError, Stored, store
 from rwe.fhir.bulk_manifest import (
-    DELETED,
     ExportFile,
     ExportManifest,
     NotAManifestError,
-    Tombstone,
     describe_severities,
-    is_harmless,
     is_manifest,
     issue_severities,
     join_pages,
     read_manifest_page,
-    tombstones,
 )
 from rwe.fhir.client import BrokenAnswerError, FhirClient, RefusedError, TokenRule
 from rwe.fhir.search import LONGEST_ADDRESS, Parameters, any_of, describe_non_fhir, token
-
-__all__ = [
-    "DELETED", "DeadlineError", "ExportFile", "ExportManifest", "ExportRequest", "ExportTooEarlyError",
-    "FileGoneError", "IncompleteFileError", "JobFailedError", "JobGoneError", "KickedOff", "Tombstone",
-    "delete_job",
-    "describe_severities", "download", "is_harmless", "is_manifest", "issue_severities", "kick_off",
-    "read_manifest", "tombstones", "wait_for_manifest",
-]  # fmt: skip
 
 ExportLevel = Literal["system", "patient", "group"]
 #: Seconds between two looks at the status. A server may ask for more or less; not for ever, nor at once.
@@ -123,7 +111,7 @@ class ExportRequest:
 class KickedOff:
     """A started job: where its status is, what was really asked for, and the server's clock then."""
 
-    status_url: str
+    status_url: str = field(repr=False)
     request: ExportRequest
     server_clock: datetime | None
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Literal
@@ -41,7 +41,7 @@ class ExportFile:
 
     kind: FileKind
     type: str
-    url: str
+    url: str = field(repr=False)
     count: int | None
     key: str
 
@@ -63,7 +63,7 @@ class ManifestPage:
     """One page: a manifest of its files, and the address of the next page (None: this is the last)."""
 
     manifest: ExportManifest
-    next_url: str | None
+    next_url: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Tombstone:
     """
 
     resource_type: str
-    id: str
+    id: str = field(repr=False)
     deleted_at: datetime | None
     source: Source = "export"
 
@@ -153,6 +153,16 @@ def is_manifest(raw: bytes) -> bool:
         and isinstance(content.get("transactionTime"), str)
         and isinstance(content.get("output"), list)
     )
+
+
+def names_in_manifest(raw: bytes, kind: FileKind) -> frozenset[str]:
+    """The file names (last part of the path) that a handed-over manifest lists as a kind.
+
+    With `is_manifest` this tells an import which of the files beside it hold tombstones or errors, not
+    resources. Raises NotAManifestError.
+    """
+    files = read_manifest_page(raw, "").manifest.of(kind)
+    return frozenset(urlsplit(f.url).path.rpartition("/")[2] for f in files)
 
 
 def read_manifest_page(raw: bytes, address: str) -> ManifestPage:

@@ -51,6 +51,12 @@ def create(
 
 def drop(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop the schema: the published file holds no path of the lake."""
+    tables = connection.execute(
+        "select table_name from duckdb_tables() where schema_name = 'lake'"
+    ).fetchall()
+    for (name,) in tables:
+        # DuckDB 1.5 cannot commit a cascade over a table filled in the same transaction.
+        connection.execute(f"drop table lake.{name} cascade")
     connection.execute("drop schema lake cascade")
 
 
