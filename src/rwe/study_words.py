@@ -38,6 +38,14 @@ _ANALYSES = {
     "simon_makuch": "Simon-Makuch curves (the exposed enter when they start)",
     "time_dependent_cox": "Cox model of the time-dependent exposure",
 }
+STATUS_ADJUSTED = (
+    "Status after the start is adjusted for: an effect through delaying progression is not part of this "
+    "ratio."
+)
+STATUS_ADJUSTED_AT_LANDMARK = (
+    "Status at the landmark is adjusted for: what a start before it did to that status is not part of this "
+    "ratio."
+)
 
 
 def explain(study: Study) -> dict[str, list[str]]:
@@ -60,6 +68,11 @@ def explain(study: Study) -> dict[str, list[str]]:
             f"{control.label} ({control.name}): no such start by day {treated.grace_days}.",
             "Evidence that counts: " + ", ".join(_TIERS[t] for t in p.exposure.tiers) + ".",
             f"Records of one kind at most {_days(p.exposure.gap_days)} apart are one episode.",
+            "A first record known only to the month or year: the patient "
+            + {
+                "exclude": "is excluded, and counted in the attrition.",
+                "latest_day": "starts on its latest possible day.",
+            }[p.exposure.start_without_day],
         ],
     }
     if treated.unless_progressed:
@@ -70,13 +83,16 @@ def explain(study: Study) -> dict[str, list[str]]:
         reach = (
             f"in the {_days(p.new_user_washout.days)} before" if p.new_user_washout.days else "ever before"
         )
-        sections["Who is eligible"].append(f"New users only: no {p.exposure.codelist} {reach} day 0.")
+        sections["Who is eligible"].append(
+            f"New users only: no {p.exposure.codelist} {reach} day 0, in a record of any kind."
+        )
     if p.disease_status:
         d = p.disease_status
         sections["Response and progression"] = [
             f"Read from Observations of {_codes(study, d.codelist)}.",
             f"Response is a value of {_codes(study, d.responding)}.",
-            f"Progression is a value of {_codes(study, d.progressed)}; on one day it wins over response.",
+            f"Progression is a value of {_codes(study, d.progressed)}; on one day it wins over response, and "
+            "a patient who has progressed stays so.",
         ]
     sections["Outcome"] = _outcome(study)
     sections["Covariates"] = [_covariate(study, c) for c in p.covariates] or ["None."]
@@ -95,8 +111,12 @@ def _outcome(study: Study) -> list[str]:
         "exclude": "are excluded",
         "midpoint": "lie in its middle, but never before the last contact",
     }
+    composite = p.composite_events()
     words = [
-        "Overall survival: days from day 0 to death from any cause.",
+        f"Event-free survival: days from day 0 to death from any cause or {' or '.join(composite)}, "
+        "whichever is first."
+        if composite
+        else "Overall survival: days from day 0 to death from any cause.",
         f"Deaths on no known day {undated[p.outcome.death_without_date]}.",
         f"Deaths known to the month or year {incomplete[p.outcome.incomplete_death_date]}.",
         "The living are censored at their last recorded care (encounters, procedures, medication)."
@@ -122,7 +142,7 @@ def _criterion(study: Study, c: Criterion) -> str:
         case ValueCriterion():
             return (
                 f"{c.name}: the value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)} is "
-                f"{_bounds(c.min_value, c.max_value)}."
+                f"{_bounds(c.min_value, c.max_value)}{_unit(c.unit)}."
             )
         case PeriodCriterion():
             return f"{c.name}: day 0 is {_bounds(c.not_before, c.not_after)}."
@@ -138,12 +158,15 @@ def _covariate(study: Study, c: Covariate) -> str:
         case ObservationCovariate():
             log = "natural logarithm of the" if c.transform == "log" else "the"
             return (
-                f"{c.name}: {log} value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)}."
+                f"{c.name}: {log} value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)}"
+                f"{_unit(c.unit)}, of several on one day their mean. It stays the same from a landmark on."
             )
         case CalendarCovariate():
             return f"{c.name}: years from {c.origin} to day 0."
         case StatusCovariate():
-            return f"{c.name}: 1 while the last known disease status is {c.status!r}; it changes over time."
+            if c.status == "progressed":
+                return f"{c.name}: 1 from the first progression after day 0 on, for good."
+            return f"{c.name}: 1 while the last known disease status after day 0 is a response."
 
 
 def _analysis(a: Analysis, landmarks: list[int]) -> str:
@@ -156,12 +179,26 @@ def _analysis(a: Analysis, landmarks: list[int]) -> str:
         words += f", stratified by {', '.join(a.stratify_by)}"
     if a.analysis.endswith("_cox"):
         words += f" ({a.ties.capitalize()} ties, {a.variance} variance)"
+    if a.status_after_start == "freeze":
+        words += (
+            "; each start against those not yet started on that day, disease status as it was then in both; "
+            "later starters stay unexposed, which draws the ratio towards 1"
+        )
     return words + "."
 
 
 def _caveats(study: Study) -> list[str]:
     """What an author should know before defending this protocol."""
     p, words = study.protocol, []
+    treated = p.strategies.treated
+    words.append(
+        "Note: no analysis applies the grace period: they compare started with not (yet) started, and in a "
+        f"time-dependent one a start after day {treated.grace_days} counts as {treated.label} from then on."
+    )
+    if any(a.analysis == "time_dependent_cox" and _follows_status(study, a) for a in p.analyses):
+        words.append(f"Note: {STATUS_ADJUSTED}")
+    if any(a.analysis == "landmark_cox" and _follows_status(study, a) for a in p.analyses):
+        words.append(f"Note: {STATUS_ADJUSTED_AT_LANDMARK}")
     if not any(a.role == "primary" for a in p.analyses):
         words.append("Note: no analysis is primary; the report will show all of them as equals.")
     if all(a.role == "contrast" for a in p.analyses):
@@ -173,6 +210,14 @@ def _caveats(study: Study) -> list[str]:
     if "request" in p.exposure.tiers:
         words.append("Note: orders count as exposure; an order does not show that the drug was taken.")
     return words
+
+
+def _follows_status(study: Study, a: Analysis) -> bool:
+    return a.status_after_start == "follow" and bool(study.protocol.statuses() & set(a.adjusted_for))
+
+
+def _unit(unit: str | None) -> str:
+    return f" in {unit} (another unit is missing)" if unit else ""
 
 
 def _codes(study: Study, name: str) -> str:

@@ -49,7 +49,7 @@ def test_the_browser_reads_the_key_sentences_and_runs_nothing(report: Path, tmp_
     assert "<script" not in dom
     text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", dom)).replace("\u202f", " "))
     assert "was 0.71 times that under" in text
-    assert "because patients had to live long enough to start: immortal time" in text
+    assert "patients had to live long enough to start, and that immortal time counts as treated" in text
     assert example.ODD_LABEL in text
     assert dom.count("<svg") == 5
 

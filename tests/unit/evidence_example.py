@@ -26,6 +26,7 @@ from rwe.evidence.contract import (
     RunSummary,
     SiteSummary,
     StudyIdentity,
+    groups_of,
 )
 
 TREATED, CONTROL = "maintenance", "no_maintenance"
@@ -83,7 +84,11 @@ def estimate(**changes: Any) -> Estimate:
         "estimand": "hazard_ratio",
         "effect_type": "conditional",
         "role": "sensitivity",
-        "contrast": Contrast(strategy=TREATED, reference=CONTROL),
+        "contrast": Contrast(
+            strategy=TREATED,
+            reference=CONTROL,
+            groups=groups_of(changes.get("analysis", "time_dependent_cox")),
+        ),
         "site": None,
         "method": "partial likelihood, counting process",
         "parameters": Parameters(ties="efron"),
@@ -146,7 +151,7 @@ def estimates() -> list[Estimate]:
                  se_scale=None, ci_low=None, ci_high=None, ci_level=None, ci_method=None, p_value=0.0648,
                  expected_by_strategy={TREATED: 95.2, CONTROL: 322.8}, variance=70.1),
         estimate(analysis="simon_makuch", estimand="median_days", effect_type=None, estimate=None,
-                 contrast=Contrast(strategy=TREATED, reference=None), ci_low=410, ci_high=None,
+                 contrast=Contrast(strategy=TREATED, reference=None, groups="started_so_far"), ci_low=410, ci_high=None,
                  warnings=["survival stays above one half: the median is not reached"]),
     ]  # fmt: skip
 
@@ -172,7 +177,13 @@ def curves() -> list[Curve]:
         exposed.model_copy(update={"points": [unknown, *exposed.points]}),
         curve("simon_makuch", CONTROL, 0.0013, 400),
         *(
-            curve("landmark_kaplan_meier", arm, rate, n, parameters=Parameters(landmark_day=day))
+            curve(
+                "landmark_kaplan_meier",
+                arm,
+                rate,
+                n,
+                parameters=Parameters(landmark_day=day, time_origin_day=day),
+            )
             for day in (60, 90)
             for arm, rate, n in ((TREATED, 0.001, 90), (CONTROL, 0.0012, 300))
         ),
@@ -217,7 +228,13 @@ def evidence(**changes: Any) -> Evidence:
 def _whole() -> Evidence:
     seen = datetime(2026, 3, 1, 3, 12, tzinfo=UTC)
     sites = [
-        SiteSummary(name=name, patients=n, resources=resources, last_updated=seen if n > 12 else None)
+        SiteSummary(
+            name=name,
+            patients=n,
+            resources=resources,
+            last_updated=seen if n > 12 else None,
+            quarantined={"Observation": 7} if n == 12 else {},
+        )
         for name, n, resources in (
             ("alpha", 300, {"Patient": 310, "Observation": 12043, "MedicationAdministration": 811}),
             ("beta", 530, {"Patient": 544, "Observation": 20510, "MedicationDispense": 1502}),
@@ -226,7 +243,7 @@ def _whole() -> Evidence:
     ]
     attrition = [("index event", 901, 0), ("adult", 901, 4), (ODD_STEP, 897, 0), ("new user", 897, 55)]
     fields: dict[str, Any] = {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "audience": "internal",
         "seed": 20220331,
         "study": StudyIdentity(
@@ -256,9 +273,13 @@ def _whole() -> Evidence:
         "cohort": Cohort(
             n=842,
             n_by_strategy={TREATED: 231, CONTROL: 611},
+            outcome=["death"],
+            events_by_strategy={TREATED: 78, CONTROL: 340},
             deaths_by_strategy={TREATED: 78, CONTROL: 340},
             person_days_by_strategy={TREATED: 91234.0, CONTROL: 301822.5},
+            started_after_grace=110,
             started_after_progression=37,
+            resumed_after_progression=5,
             end_of_follow_up={"death": 418, "last_activity": 424},
             median_follow_up_days=791.0,
         ),

@@ -1,4 +1,4 @@
-"""The baseline table says who the patients are."""
+"""The counts and the baseline table say who the patients are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from rwe.analyse.describe import baseline_table
+from rwe.analyse.describe import baseline_table, describe_cohort, describe_sites
 from rwe.analyse.read import StudyTables
+from rwe.errors import EvidenceError
 from rwe.study import Codelist, Protocol, Study
 from rwe.survival.data import no_changes
 from tests.support import ROOT
@@ -18,11 +19,19 @@ from tests.support import ROOT
 
 def table(values: dict[str, Any], covariate: dict[str, Any]) -> dict[str, Any]:
     """The rows of one covariate by strategy; the first two of five patients started."""
+    study, tables = cohort_of(values, covariates=[covariate])
+    return {r.strategy: r for r in baseline_table(study, tables)}
+
+
+def cohort_of(
+    covariate_values: dict[str, Any], outcome: dict[str, Any] | None = None, **protocol: Any
+) -> tuple[Study, StudyTables]:
+    """Five patients of whom the first two started; `outcome` replaces columns, `protocol` fields."""
     content = yaml.safe_load((ROOT / "tests" / "cases_studies" / "tiny_7v9.yaml").read_text())
-    content["covariates"] = [covariate]
+    content |= protocol
     content["analyses"] = [{"analysis": "mantel_byar"}]
-    protocol = Protocol.model_validate(content)
-    lists = {name: Codelist(name, ()) for name in protocol.codelist_names()}
+    checked = Protocol.model_validate(content)
+    lists = {name: Codelist(name, ()) for name in checked.codelist_names()}
     survival = pd.DataFrame(
         {
             "patient_id": list("abcde"),
@@ -32,11 +41,23 @@ def table(values: dict[str, Any], covariate: dict[str, Any]) -> dict[str, Any]:
             "start_day": [1.0, 2.0, None, None, None],
             "salvage_start_day": None,
             "end_reason": "death",
-            **values,
+            **(outcome or {}),
         }
     )
-    tables = StudyTables(survival, no_changes(), [], [], [], {}, {}, date(2024, 1, 1), "0" * 64)
-    return {r.strategy: r for r in baseline_table(Study(protocol, lists, ROOT), tables)}
+    tables = StudyTables(
+        survival=survival,
+        covariates=pd.DataFrame(covariate_values, index=survival.index, dtype=float),
+        changes=no_changes(),
+        attrition=[],
+        runs=[],
+        quality=[],
+        resources={"s": {"Patient": 5}},
+        quarantined={"t": {"Patient": 336}},
+        last_updated={},
+        data_cutoff=date(2024, 1, 1),
+        content_sha256="0" * 64,
+    )
+    return Study(checked, lists, ROOT), tables
 
 
 @pytest.mark.parametrize(
@@ -62,3 +83,43 @@ def test_one_patient_in_an_arm_has_no_deviation() -> None:
     found = table({"age": [61.0, None, 40.0, 50.0, 60.0]}, {"name": "age", "kind": "age_at_index"})
     assert found["maintenance"].sd is None
     assert found["maintenance"].smd_before is None
+
+
+def test_salvage_is_a_first_start_after_progression_and_no_later_record_of_a_starter() -> None:
+    # a: dispensed on day 1, progressed, given again on day 5. c: first given on day 12, after progression.
+    outcome = {"salvage_start_day": [5.0, None, 12.0, None, None]}
+    cohort = describe_cohort(*cohort_of({}, outcome, covariates=[]))
+    assert (cohort.started_after_progression, cohort.resumed_after_progression) == (1, 1)
+    assert cohort.n_by_strategy == {"maintenance": 2, "no_maintenance": 3}
+
+
+def test_a_start_after_the_grace_period_is_counted_and_one_on_its_last_day_is_not() -> None:
+    treated = {"name": "maintenance", "label": "M", "grace_days": 9, "unless_progressed": False}
+    strategies = {"treated": treated, "control": {"name": "no_maintenance", "label": "No"}}
+    outcome = {"start_day": [9.0, 10.0, None, 11.0, None]}
+    cohort = describe_cohort(*cohort_of({}, outcome, covariates=[], strategies=strategies))
+    assert cohort.started_after_grace == 2
+
+
+def test_events_of_a_composite_are_told_apart_from_deaths() -> None:
+    composite = {"name": "second", "codelist": "car_t", "sources": ["medication"], "handling": "composite"}
+    outcome = {
+        "is_event": [True, True, True, True, False],
+        "end_reason": ["composite:second", "death", "composite:second", "death", "last_activity"],
+    }
+    cohort = describe_cohort(*cohort_of({}, outcome, covariates=[], intercurrent_events=[composite]))
+    assert cohort.outcome == ["death", "second"]
+    assert cohort.events_by_strategy == {"maintenance": 2, "no_maintenance": 2}
+    assert cohort.deaths_by_strategy == {"maintenance": 1, "no_maintenance": 1}
+
+
+def test_a_site_of_which_everything_is_quarantined_is_named() -> None:
+    sites = {s.name: s for s in describe_sites(cohort_of({}, covariates=[])[1])}
+    assert (sites["s"].patients, sites["s"].quarantined) == (5, {})
+    assert (sites["t"].patients, sites["t"].quarantined) == (0, {"Patient": 336})
+
+
+def test_a_covariate_cannot_stand_in_the_place_of_an_outcome() -> None:
+    _, tables = cohort_of({"is_event": [0, 0, 0, 0, 0]}, covariates=[])
+    with pytest.raises(EvidenceError, match="is_event"):
+        tables.cohort()

@@ -229,3 +229,29 @@ def test_published_examples_land_whole(workspace: Workspace) -> None:
     result = import_folder(workspace, folder, "samples")
     assert sum(result.resources.values()) == expected > 385
     assert result.unreadable == 0
+
+
+def test_an_export_that_was_handed_over_with_its_manifest_brings_its_deletions(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "Patient.ndjson").write_text('{"resourceType":"Patient","id":"p1"}\n')
+    deletion = {"request": {"method": "DELETE", "url": "Encounter/e1"}}
+    gone = {"resourceType": "Bundle", "type": "transaction", "entry": [deletion]}
+    (folder / "gone.ndjson").write_text(json.dumps(gone) + "\n")
+    (folder / "errors.ndjson").write_text('{"resourceType":"OperationOutcome","issue":[]}\n')
+    manifest = {
+        "transactionTime": "2026-03-01T02:00:00Z",
+        "request": "https://fhir.example.org/$export",
+        "requiresAccessToken": True,
+        "output": [{"type": "Patient", "url": "https://fhir.example.org/files/Patient.ndjson"}],
+        "deleted": [{"type": "Bundle", "url": "https://fhir.example.org/files/gone.ndjson"}],
+        "error": [{"type": "OperationOutcome", "url": "https://fhir.example.org/files/errors.ndjson"}],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    workspace = init_workspace(tmp_path / "ws", tmp_path / "key")
+    run = import_folder(workspace, folder, "north").run
+    assert run.resources == {"Patient": 1, "_deleted": 1}
+    tombstone = json.loads(next(run.open("_deleted")))
+    assert (tombstone["resourceType"], tombstone["id"]) == ("Encounter", "e1")
+    assert tombstone["deletedAt"].startswith("2026-03-01T02:00:00")
+    assert any("errors, not landed: 1" in w for w in run.manifest.warnings)

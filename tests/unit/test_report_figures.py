@@ -136,7 +136,8 @@ def test_the_same_figure_is_the_same_bytes() -> None:
 def test_odd_characters_in_a_label_are_text_never_markup_or_mathematics() -> None:
     shown = curves.curve_sets(example.evidence(), NAMES)[0]
     svg = curves.curves_svg(shown, NAMES)
-    assert text_of(svg).count(example.ODD_LABEL) == 2, "in the legend and beside the numbers at risk"
+    assert text_of(svg).count(f"{example.ODD_LABEL}: started") == 2, "legend, and beside the numbers at risk"
+    assert text_of(svg).count(f"{example.ODD_LABEL}: not (yet) started") == 2
     assert "<script" not in svg
 
 
@@ -154,6 +155,22 @@ def test_curves_come_in_the_order_simon_makuch_landmarks_naive() -> None:
 def test_only_the_biased_curves_say_biased() -> None:
     for shown in curves.curve_sets(example.evidence(), NAMES):
         assert ("BIASED: IMMORTAL TIME" in text_of(curves.curves_svg(shown, NAMES))) is shown.is_biased
+
+
+def test_curves_are_named_by_who_is_in_them() -> None:
+    shown = curves.curve_sets(example.evidence(), NAMES)
+    said = [text_of(curves.curves_svg(s, NAMES)) for s in shown]
+    assert ": started by day 60" in said[1]
+    assert ": not started by day 60" in said[1]
+    assert ": never started" in said[3]
+
+
+def test_the_forest_heads_its_events_as_the_protocol_calls_them() -> None:
+    groups = forest.forest_groups(example.evidence(), NAMES)
+    assert "Deaths" in text_of(forest.forest_svg(groups, 0.95))
+    composite = text_of(forest.forest_svg(groups, 0.95, "events"))
+    assert "Events" in composite
+    assert "Deaths" not in composite
 
 
 def test_a_curve_without_points_is_drawn_without_failing() -> None:

@@ -115,7 +115,8 @@ def test_labels_are_text_never_markup(html: str, page: Page) -> None:
 def test_the_first_screen_answers_and_warns(page: Page) -> None:
     first = page.text[: page.text.index("Provenance")]
     assert "was 0.71 times that under" in first
-    assert "The naive comparison gives 0.20, because patients had to live long enough to start" in first
+    assert "The naive comparison of ever with never started gives 0.20" in first
+    assert "231 ever started, 110 of them after the grace period" in first
     assert "26.0 months" in first
     assert "2026-03-01" in first
     assert "3 deaths without a date were placed on the last contact." in first
@@ -143,6 +144,32 @@ def test_expected_deaths_and_medians_keep_their_own_words(page: Page) -> None:
     median = next(r for r in page.rows if "Median survival" in r).replace("\u202f", " ")
     assert "95 % CI 410 days to not estimable" in median
     assert "the median is not reached" in median
+
+
+def test_salvage_and_resumption_are_told_apart(page: Page) -> None:
+    assert "37 first started after progression (salvage) and do not count as started" in page.text
+    assert "5 started before it, continued or resumed after it, and do" in page.text
+    assert (
+        "110 of the 231 who started did so after the grace period (day 180), and count as started"
+        in page.text
+    )
+
+
+def test_quarantined_lines_stand_beside_their_site(page: Page) -> None:
+    assert next(r for r in page.rows if r.startswith("Quarantined lines")).endswith("007")
+
+
+def test_a_composite_shows_events_and_the_deaths_among_them() -> None:
+    protocol = example.protocol()
+    protocol["intercurrent_events"][0]["handling"] = "composite"
+    cohort = example.evidence().cohort
+    cohort = cohort.model_copy(update={"deaths_by_strategy": {example.TREATED: 40, example.CONTROL: 200}})
+    text = Page(render_report(example.evidence(protocol=protocol, cohort=cohort))).text
+    assert "418 events" in text
+    assert "Events Deaths (as the first event)" in text
+    assert "Patients / events" in text
+    assert "418 deaths" not in text
+    assert "Patients / deaths" not in text
 
 
 def test_refusals_findings_and_provenance_are_there(page: Page) -> None:
@@ -216,7 +243,7 @@ def test_the_file_is_what_was_rendered(tmp_path: Path, html: str) -> None:
 def test_broken_evidence_leaves_the_older_report(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("older")
-    (tmp_path / "evidence.json").write_text('{"schema_version": "1.0"}')
+    (tmp_path / "evidence.json").write_text('{"schema_version": "1.1"}')
     with pytest.raises(EvidenceError):
         write_report(tmp_path / "evidence.json", report)
     with pytest.raises(EvidenceError):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rwe.errors import EvidenceError
+from rwe.evidence.contract import Contrast, Parameters
 from rwe.report import formats, tables, words
 from rwe.report.specification import criterion_words, specification, window_words
 from rwe.study import AgeCriterion, EventCriterion, PeriodCriterion, Window
 from tests.unit.evidence_example import CONTROL, DIVERGED, ODD_LABEL, TREATED, estimate, evidence, protocol
 
 NAMES = words.Names(TREATED, CONTROL, {TREATED: "Drug", CONTROL: "No drug"}, {})
+STATUS = replace(NAMES, statuses=frozenset({"responding"}))
+COMPOSITE = replace(NAMES, composite=("second_event",))
 
 
 def answer_to(**changes: object) -> str:
@@ -56,6 +63,104 @@ def test_a_primary_estimate_that_diverged_is_not_estimable_and_says_why() -> Non
     assert "No death among the exposed" in said
 
 
+def test_an_answer_without_a_number_speaks_of_the_cohort_not_of_an_empty_model() -> None:
+    said = answer_to(
+        estimate=None, n=0, events=0, status="refused", warnings=["no patient has all covariates"]
+    )
+    assert "In the cohort of 842 patients with 418 deaths" in said
+    assert "Among 0 patients" not in said
+
+
+def test_patients_dropped_from_the_model_show_against_the_cohort() -> None:
+    assert "Among 786 of the cohort's 842 patients" in answer_to(n=786)
+
+
+def test_the_groups_are_not_called_by_strategies_that_they_do_not_follow() -> None:
+    said = answer_to()
+    assert "under “Drug: started” was 0.71 times that under “Drug: not (yet) started”" in said
+    landmark = answer_to(analysis="landmark_cox", parameters=Parameters(landmark_day=60))
+    assert "under “Drug: started by day 60” was" in landmark
+    assert "under “Drug: not started by day 60”" in landmark
+    ever = Contrast(strategy=TREATED, reference=CONTROL, groups="ever_started")
+    assert NAMES.group(CONTROL, ever) == "Drug: never started"
+
+
+def test_the_day_of_a_landmark_is_part_of_the_answer() -> None:
+    how = answer_to(analysis="landmark_cox", parameters=Parameters(landmark_day=60))
+    assert "Landmark Cox model, day 60, unadjusted." in how
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"status_after_start": "follow"}, "an effect through delaying progression is not part"),
+        ({"status_after_start": "freeze"}, ""),
+        ({"landmark_day": 60}, "Status at the landmark is adjusted for"),
+    ],
+)
+def test_adjusting_for_status_after_the_start_is_confessed(changes: dict[str, Any], said: str) -> None:
+    parameters = Parameters(adjusted_for=["age", "responding"], **changes)
+    sentences = words.answer(evidence(estimates=[estimate(role="primary", parameters=parameters)]), STATUS)
+    assert any(said and said in s for s in sentences) is bool(said)
+    assert any("Status" in s for s in sentences) is bool(said)
+    other = estimate(role="primary", parameters=parameters.model_copy(update={"adjusted_for": ["age"]}))
+    assert words.status_sentences(other, STATUS) == ()
+
+
+def test_events_of_a_composite_are_never_called_deaths() -> None:
+    document = evidence(estimates=[estimate(role="primary")])
+    cohort = document.cohort.model_copy(update={"deaths_by_strategy": {TREATED: 40, CONTROL: 200}})
+    document = document.model_copy(update={"cohort": cohort})
+    said = " ".join(words.answer(document, COMPOSITE))
+    assert "with 418 events, the hazard of death or second event under" in said
+    assert "deaths" not in said
+    numbers = {k.label: k for k in tables.key_numbers(document, COMPOSITE)}
+    assert "Deaths" not in numbers
+    assert (numbers["Events"].value, numbers["Events"].detail) == (
+        "418",
+        "78 while exposed; 240 of the events are deaths",
+    )
+    treated, _ = tables.follow_up(document, COMPOSITE)
+    assert (treated.events, treated.deaths) == ("78", "40")
+
+
+def test_the_protocol_decides_what_the_events_are_called() -> None:
+    content = protocol()
+    content["intercurrent_events"][0]["handling"] = "composite"
+    document = evidence(protocol=content)
+    names = words.names_of(words.protocol_of(document))
+    assert (names.events, names.outcome) == ("events", "death or second event")
+    elements = {e.name: e for e in specification(document, words.protocol_of(document))}
+    assert (
+        elements["Outcome"].trial[0].startswith("Event-free survival: death from any cause or second event")
+    )
+    assert elements["Contrast and analysis"].trial == (
+        "Hazard of death or second event between the strategies",
+    )
+    assert words.names_of(words.protocol_of(evidence())).events == "deaths"
+
+
+def test_late_starts_are_counted_where_the_groups_are() -> None:
+    assert (
+        "231 ever started, 110 of them after the grace period"
+        in tables.key_numbers(evidence(), NAMES)[0].detail
+    )
+    document = evidence()
+    strategies = specification(document, words.protocol_of(document))[2].emulation
+    assert any("110 of the 231 who started did so after the grace period (day 180)" in s for s in strategies)
+    assert any("5 started before progression and continued or resumed after it" in s for s in strategies)
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"), [(60, "365 days after the landmark"), (0, "at day 365"), (None, "at day 365")]
+)
+def test_the_clock_of_a_survival_is_named(origin: int | None, said: str) -> None:
+    one = Contrast(strategy=TREATED, reference=None, groups="started_by_landmark")
+    parameters = Parameters(landmark_day=origin or None, time_days=365, time_origin_day=origin)
+    e = estimate(analysis="landmark_kaplan_meier", estimand="survival", contrast=one, parameters=parameters)
+    assert said in words.description(e, NAMES)
+
+
 def test_an_open_interval_is_not_read_as_a_closed_one() -> None:
     assert "open to one side" in answer_to(ci_high=None)
     assert "No interval can be given" in answer_to(ci_low=None, ci_high=None)
@@ -72,8 +177,17 @@ def test_without_a_primary_estimate_the_question_stays_unanswered() -> None:
 
 def test_the_naive_figure_is_named_as_biased() -> None:
     said = " ".join(words.naive_sentences(evidence()))
-    assert "The naive comparison gives 0.20, because patients had to live long enough to start" in said
-    assert "immortal time" in said
+    assert "ever with never started gives 0.20 (95\u202f% CI 0.16 to 0.26)" in said
+    assert "immortal time counts as treated" in said
+
+
+def test_immortal_time_is_not_blamed_for_what_confounding_did() -> None:
+    crude, naive = estimate(estimate=0.29), estimate(analysis="naive_cox", estimate=0.16, is_biased=True)
+    adjusted = estimate(role="primary", estimate=0.66, parameters=Parameters(adjusted_for=["age"]))
+    said = words.naive_sentences(evidence(estimates=[adjusted, crude, naive]))
+    assert [re.search(r"0\.\d\d", s).group() for s in said[:3]] == ["0.16", "0.29", "0.66"]  # type: ignore[union-attr]
+    assert "still confounded" in said[1]
+    assert len(words.naive_sentences(evidence(estimates=[naive]))) == 2
 
 
 @given(st.floats(0.0005, 5000).filter(lambda v: v != 1))
@@ -120,8 +234,6 @@ def test_days_carry_their_months() -> None:
     [
         (Window(from_day=-30, to_day=0), "from day −30 to day 0"),
         (Window(from_day=None, to_day=0), "up to day 0"),
-        (Window(from_day=1, to_day=None), "from day 1 on"),
-        (Window(from_day=None, to_day=None), "at any time"),
     ],
 )
 def test_windows_in_words(window: Window, said: str) -> None:
@@ -150,10 +262,13 @@ def test_the_target_trial_names_every_element_and_its_emulation() -> None:
         in elements["Treatment strategies"].trial[0]
     )
     assert (
-        "New users: no record of code list drug in the 180 days before time zero"
+        "New users: no record (orders included) of code list drug in the 180 days before time zero"
         in elements["Eligibility"].trial
     )
-    assert any("37 started after progression" in line for line in elements["Treatment strategies"].emulation)
+    assert any(
+        "37 first started after progression: salvage" in line
+        for line in elements["Treatment strategies"].emulation
+    )
     assert elements["Assignment"].emulation[0].startswith("Not at random. Taken as comparable given age")
     assert elements["Follow-up"].emulation == ("The living are censored at their last recorded care",)
 
@@ -180,7 +295,10 @@ def test_baseline_shares_leave_the_missing_out_and_mark_imbalance() -> None:
     document = evidence()
     table = tables.baseline(document, words.protocol_of(document))
     lines = {(line.label, line.statistic): line for line in table.lines}
-    assert table.columns == (f"{ODD_LABEL} (n = 231)", "No maintenance (n = 611)")
+    assert table.columns == (
+        f"{ODD_LABEL}: ever started (n = 231)",
+        f"{ODD_LABEL}: never started (n = 611)",
+    )
     assert lines["Sex", "female"].cells[0] == "50\u202f% of 201"  # the known
     assert lines["Age at index (years)", "mean (SD)"].is_imbalanced
     assert not lines["Sex", "female"].is_imbalanced
@@ -203,5 +321,6 @@ def test_a_refusal_is_named_by_its_analysis_and_keeps_its_place() -> None:
 
 def test_follow_up_counts_deaths_and_days_by_exposure() -> None:
     treated, control = tables.follow_up(evidence(), NAMES)
-    assert (treated.strategy, treated.started, treated.deaths) == ("Drug", "231", "78")
+    assert (treated.strategy, treated.started, treated.deaths) == ("Drug: started", "231", "78")
+    assert control.strategy == "Drug: not (yet) started"
     assert (control.person_days, control.person_years) == ("301\u202f822", "826.3")

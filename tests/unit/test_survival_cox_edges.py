@@ -133,20 +133,35 @@ def test_without_events_nothing_is_estimable():
 
 
 def test_a_landmark_by_which_nobody_started_is_not_estimable():
-    with pytest.raises(NotEstimableError, match="exposed has one value only"):
+    with pytest.raises(NotEstimableError, match=r"nobody started \(0 of 8\)"):
         landmark_cox(cohort(3, 3), 4)
     assert landmark_split(cohort(3, 3), 4).counts().patients_exposed == 0
     assert landmark_cox(cohort(3, 3), 5).converged
 
 
 def test_a_landmark_after_all_follow_up_is_not_estimable():
-    with pytest.raises(NotEstimableError, match="no event"):
+    with pytest.raises(NotEstimableError, match="nobody is at risk"):
         landmark_cox(cohort(3, 3), 500)
 
 
-def test_a_constant_covariate_is_named():
-    with pytest.raises(NotEstimableError, match="ecog has one value only"):
-        exposure_cox(naive_split(cohort(3, 3, ecog=[1.0] * 8), ["ecog"]))
+def test_a_constant_adjuster_cancels_so_it_is_left_out_with_a_warning():
+    crude = exposure_cox(naive_split(cohort(3, 3)))
+    found = exposure_cox(naive_split(cohort(3, 3, ecog=[1.0] * 8), ["ecog"]))
+    assert found.hazard_ratio() == crude.hazard_ratio()
+    assert found.names == ("exposed",)
+    assert found.warnings == ("ecog has one value only: it cancels, and was left out of the model.",)
+
+
+def test_an_adjuster_constant_at_each_site_cancels_only_if_stratified_by_site():
+    rows = cohort(3, 3, ecog=[1.0, 1, 0, 0, 1, 1, 0, 0])
+    rows.patients["site"] = ["a", "a", "b", "b", "a", "a", "b", "b"]
+    data = naive_split(rows, ["ecog"])
+    assert exposure_cox(data).names == ("exposed", "ecog")
+    stratified = exposure_cox(data, stratify_by_site=True)
+    assert stratified.names == ("exposed",)
+    assert "at each site" in stratified.warnings[0]
+    with pytest.raises(NotEstimableError, match="no event"):
+        exposure_cox(naive_split(cohort(0, 0)))
 
 
 def test_a_covariate_constant_within_each_stratum_is_named():

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from rwe.survival.data import (
     CohortTable,
     CountingProcess,
+    NotEstimableError,
     SurvivalDataError,
     exposure_split,
     follow_up_days,
     landmark_split,
     naive_split,
     no_changes,
+    start_day_split,
 )
 
 NEVER = float("nan")
@@ -128,6 +130,63 @@ def test_landmark_keeps_those_followed_longer_and_restarts_the_clock():
     ]
 
 
+def test_each_start_is_compared_with_those_not_yet_started_and_the_status_of_that_day_stays():
+    cohort = table(
+        [
+            ("early", 90, True, 10),
+            ("late", 80, False, 40),
+            ("dead before", 9, True, NEVER),
+            ("never", 60, True, NEVER),
+            ("last day", 50, True, 50),
+        ],
+        [
+            ("early", "progressed", 30, 1),  # after his start: not adjusted for
+            ("late", "progressed", 20, 1),
+            ("never", "progressed", 10, 1),  # on the day of the first start: known then
+        ],
+    )
+    rows = start_day_split(cohort, time_varying=["progressed"])
+    assert [
+        (int(t), cohort.patients["patient_id"][i], *row)
+        for t, i, row in zip(rows.trial, rows.patient, drawn(rows), strict=True)
+    ] == [
+        (0, "early", 10, 90, True, True, 0),
+        (0, "late", 10, 80, False, False, 0),
+        (0, "never", 10, 60, True, False, 1),
+        (0, "last day", 10, 50, True, False, 0),
+        (1, "late", 40, 80, False, True, 1),
+        (1, "never", 40, 60, True, False, 1),
+        (1, "last day", 40, 50, True, False, 0),
+        (2, "never", 49.5, 60, True, False, 1),
+        (2, "last day", 49.5, 50, True, True, 0),
+    ]
+
+
+def test_a_patient_of_several_comparisons_is_one_patient_and_one_event():
+    cohort = table([("p", 90, True, 10), ("q", 80, True, 40), ("r", 70, True, NEVER)])
+    counts = start_day_split(cohort).counts()
+    assert (counts.patients_exposed, counts.patients_unexposed) == (2, 1)
+    assert (counts.events_exposed, counts.events_unexposed) == (2, 1)
+
+
+def test_where_nobody_has_all_covariates_the_covariates_are_named_and_counted():
+    ages, ecogs = [50.0, NEVER, NEVER], [NEVER, 1.0, NEVER]
+    cohort = table([("p", 5, True, 2), ("q", 9, True, 3), ("r", 40, False, NEVER)], age=ages, ecog=ecogs)
+    with pytest.raises(NotEstimableError, match=r"age missing in 2, ecog missing in 2, of 3"):
+        exposure_split(cohort, ["age", "ecog"]).require_patients()
+    with pytest.raises(NotEstimableError, match="nobody is at risk"):
+        landmark_split(cohort, 50).require_patients()
+
+
+def test_a_group_nobody_is_in_is_told_with_its_count():
+    nobody = table([("p", 5, True, NEVER), ("q", 9, True, NEVER)])
+    with pytest.raises(NotEstimableError, match=r"nobody started \(0 of 2\)"):
+        exposure_split(nobody).require_both_groups()
+    everybody = table([("p", 5, True, 0), ("q", 9, True, 0)])
+    with pytest.raises(NotEstimableError, match=r"everybody had started \(2 of 2\)"):
+        exposure_split(everybody).require_both_groups()
+
+
 def test_naive_groups_count_the_time_before_the_start_as_exposed():
     cohort = table([("p", 100, True, 40), ("q", 0, True, NEVER)])
     assert drawn(naive_split(cohort)) == [(0, 100, True, True), (0, 0.5, True, False)]
@@ -142,7 +201,7 @@ def test_patients_without_a_covariate_are_left_out_and_counted():
         ecog=[1.0, 1.0, 2.0],
     )
     rows = exposure_split(cohort, ["age", "ecog"])
-    assert (rows.n_patients, rows.n_dropped, rows.incomplete) == (2, 1, ("age",))
+    assert (rows.n_patients, rows.n_dropped, rows.missing) == (2, 1, (("age", 1),))
     assert rows.warnings() == ("1 patient was left out because a covariate is missing (age).",)
     assert exposure_split(cohort, ["ecog"]).n_dropped == 0
     # At the landmark the incomplete patient is gone already.

@@ -6,30 +6,35 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from rwe.analyse.read import StudyTables
 from rwe.evidence.contract import BaselineRow, CodelistEntry, Cohort, SiteSummary
-from rwe.study import SexCovariate, StatusCovariate, Study
+from rwe.study import Covariate, SexCovariate, StatusCovariate, Study
 from rwe.survival.data import exposure_split
 from rwe.survival.kaplan_meier import median_follow_up
 
 
 def describe_cohort(study: Study, tables: StudyTables) -> Cohort:
-    """Patients by whether they ever started; person-days and deaths by exposure at the time."""
-    names = (study.protocol.strategies.treated.name, study.protocol.strategies.control.name)
+    """Patients by whether they ever started; person-days, events and deaths by exposure at the time."""
+    treated, control = study.protocol.strategies.treated, study.protocol.strategies.control
+    names = (treated.name, control.name)
     s = tables.survival
-    started = s["start_day"].notna()
+    started, salvage = s["start_day"].notna(), s["salvage_start_day"].notna()
     rows = exposure_split(tables.cohort(), [], [])
     exposed = rows.exposed.astype(bool)
-    days, deaths = rows.stop - rows.start, rows.event.astype(bool)
+    days, events = rows.stop - rows.start, rows.event.astype(bool)
+    deaths = events & (s["end_reason"] == "death").to_numpy(dtype=bool)[rows.patient]
     reasons = s["end_reason"].value_counts().sort_index()
     return Cohort(
         n=len(s),
         n_by_strategy={names[0]: int(started.sum()), names[1]: int((~started).sum())},
+        outcome=["death", *study.protocol.composite_events()],
+        events_by_strategy={names[0]: int(events[exposed].sum()), names[1]: int(events[~exposed].sum())},
         deaths_by_strategy={names[0]: int(deaths[exposed].sum()), names[1]: int(deaths[~exposed].sum())},
         person_days_by_strategy={names[0]: math.fsum(days[exposed]), names[1]: math.fsum(days[~exposed])},
-        started_after_progression=int(s["salvage_start_day"].notna().sum()),
+        started_after_grace=int((s["start_day"] > treated.grace_days).sum()),
+        started_after_progression=int((salvage & ~started).sum()),
+        resumed_after_progression=int((salvage & started).sum()),
         end_of_follow_up={str(reason): int(n) for reason, n in reasons.items()},
         median_follow_up_days=median_follow_up(tables.cohort()).estimate,
     )
@@ -43,9 +48,10 @@ def describe_sites(tables: StudyTables) -> list[SiteSummary]:
             name=site,
             patients=int(patients.get(site, 0)),
             resources=tables.resources.get(site, {}),
+            quarantined=tables.quarantined.get(site, {}),
             last_updated=tables.last_updated.get(site),
         )
-        for site in sorted({*tables.resources, *patients.index})
+        for site in sorted({*tables.resources, *tables.quarantined, *patients.index})
     ]
 
 
@@ -69,19 +75,19 @@ def describe_codelists(study: Study) -> list[CodelistEntry]:
 
 def baseline_table(study: Study, tables: StudyTables) -> list[BaselineRow]:
     """Covariates known at index, by whether maintenance was ever started. SMD: pooled SD (Austin 2009)."""
-    return [row for c in study.protocol.covariates for row in _rows_of(study, tables.survival, c)]
+    return [row for c in study.protocol.covariates for row in _rows_of(study, tables, c)]
 
 
-def _rows_of(study: Study, survival: pd.DataFrame, covariate: object) -> Iterator[BaselineRow]:
+def _rows_of(study: Study, tables: StudyTables, covariate: Covariate) -> Iterator[BaselineRow]:
     if isinstance(covariate, StatusCovariate):
         return  # nobody has a status at index that the table could compare
-    name, label = covariate.name, covariate.label  # type: ignore[attr-defined]
-    values_at_index, level = survival[name], None
+    name, label = covariate.name, covariate.label
+    values_at_index, level = tables.covariates[name], None
     if isinstance(covariate, SexCovariate):
         level = max(covariate.values, key=lambda k: covariate.values[k])
         has_level = (values_at_index == covariate.values[level]).astype(float)
         values_at_index = has_level.where(values_at_index.notna())
-    started = survival["start_day"].notna()
+    started = tables.survival["start_day"].notna()
     treated, control = values_at_index[started], values_at_index[~started]
     smd = _smd(treated.dropna().to_numpy(), control.dropna().to_numpy())
     strategies = study.protocol.strategies

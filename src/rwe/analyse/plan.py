@@ -15,15 +15,32 @@ from rwe.evidence.contract import (
     Estimate,
     Parameters,
     Refusal,
+    groups_of,
 )
 from rwe.progress import SILENT, Progress
-from rwe.study import Analysis, Protocol, StatusCovariate
+from rwe.study import Analysis, Protocol
 from rwe.survival.cox import CoxFit, exposure_cox
-from rwe.survival.data import CohortTable, CountingProcess, exposure_split, landmark_split, naive_split
-from rwe.survival.kaplan_meier import SurvivalCurve, exposure_curves, median, survival_at
+from rwe.survival.data import (
+    CohortTable,
+    CountingProcess,
+    ExposureCounts,
+    NotEstimableError,
+    exposure_split,
+    landmark_split,
+    naive_split,
+    start_day_split,
+)
+from rwe.survival.kaplan_meier import SurvivalAt, SurvivalCurve, exposure_curves, median, survival_at
 from rwe.survival.logrank import exposure_logrank
 
 IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
+CONFOUNDED = "Not adjusted: confounded by whatever decided who started."
+NO_GROUP = (
+    "Patients change between these curves when they start: a value is the survival of no group of patients."
+)
+DILUTED = "Later starters stay with those not started, so this ratio is drawn towards 1."
+FEW_EVENTS_IN_A_GROUP = 5
+"""Below this the interval of a ratio leans on a handful of patients, whatever the other group has."""
 
 
 @dataclass
@@ -56,8 +73,7 @@ class _Task:
 
     @property
     def time_varying(self) -> list[str]:
-        changing = {c.name for c in self.protocol.covariates if isinstance(c, StatusCovariate)}
-        return [name for name in self.analysis.adjusted_for if name in changing]
+        return [name for name in self.analysis.adjusted_for if name in self.protocol.statuses()]
 
     @property
     def fixed(self) -> list[str]:
@@ -69,16 +85,31 @@ class _Task:
             return naive_split(self.table, self.fixed, self.time_varying)
         if self.landmark is not None:
             return landmark_split(self.table, self.landmark, self.fixed, self.time_varying)
+        if self.analysis.status_after_start == "freeze":
+            return start_day_split(self.table, self.fixed, self.time_varying)
         return exposure_split(self.table, self.fixed, self.time_varying)
 
     def parameters(self, time_days: int | None = None) -> Parameters:
         is_model = self.analysis.analysis.endswith("_cox")
+        is_curve = self.analysis.analysis.endswith(("_kaplan_meier", "simon_makuch"))
+        is_followed = self.analysis.analysis == "time_dependent_cox" and self.time_varying
         return Parameters(
             landmark_day=self.landmark,
             time_days=time_days,
+            time_origin_day=(self.landmark or 0) if is_curve else None,
             adjusted_for=self.analysis.adjusted_for,
             stratified_by=list(self.analysis.stratify_by) if self.site is None else [],
+            status_after_start=self.analysis.status_after_start if is_followed else None,
             ties=self.analysis.ties if is_model else None,
+        )
+
+    def contrast(self, strategy: str | None = None) -> Contrast:
+        """Treated against control, or one `strategy` alone."""
+        control, treated = self.strategies()
+        return Contrast(
+            strategy=strategy or treated,
+            reference=None if strategy else control,
+            groups=groups_of(self.analysis.analysis),
         )
 
     def strategies(self) -> tuple[str, str]:
@@ -120,13 +151,15 @@ def _run(task: _Task, findings: Findings) -> None:
     rows: CountingProcess | None = None
     try:
         rows = task.rows()
+        rows.require_patients()
         run(task, rows, findings)
     except RweError as e:
         where = f" at site {task.site}" if task.site else ""
         day = f", day {task.landmark}" if task.landmark is not None else ""
         findings.refused.append(Refusal(analysis=f"{kind}{day}{where}", reason=str(e)))
         estimand = "hazard_ratio" if run is _cox else "chi_square" if run is _logrank else "median_days"
-        findings.estimates.append(_estimate(task, rows, estimand, "refused", warnings=[str(e)]))
+        told = [*(rows.warnings() if rows is not None else ()), str(e)]
+        findings.estimates.append(_estimate(task, rows, estimand, "refused", warnings=told))
 
 
 def _estimate(
@@ -152,7 +185,7 @@ def _estimate(
         "analysis": task.analysis.analysis,
         "estimand": estimand,
         "role": task.analysis.role,
-        "contrast": Contrast(strategy=treated, reference=control),
+        "contrast": task.contrast(),
         "site": task.site,
         "method": method,
         "parameters": task.parameters(),
@@ -185,7 +218,7 @@ def _cox(task: _Task, rows: CountingProcess, findings: Findings) -> None:
             rows,
             "hazard_ratio",
             f"Cox model, {a.ties.capitalize()} ties",
-            warnings=[*fit.warnings, *_few_events(task.protocol, fit)],
+            warnings=[*fit.warnings, *_few_events(task, rows.counts(), fit), *_caveats(task)],
             effect_type="conditional" if a.adjusted_for or fit.strata else "marginal",
             estimate=hr.estimate,
             log_estimate=hr.log_estimate,
@@ -207,18 +240,35 @@ def _cox(task: _Task, rows: CountingProcess, findings: Findings) -> None:
     )
 
 
-def _few_events(protocol: Protocol, fit: CoxFit) -> list[str]:
-    needed = protocol.min_events_per_parameter * len(fit.names)
-    if fit.events >= needed:
-        return []
-    return [
-        f"Only {fit.events} deaths for {len(fit.names)} coefficients: estimates and intervals are unreliable."
-    ]
+def _few_events(task: _Task, counts: ExposureCounts, fit: CoxFit) -> list[str]:
+    """Too few for the model, and too few in a group: a ratio of two groups knows no more than the smaller."""
+    words, events = [], counts.events_exposed + counts.events_unexposed
+    if events < task.protocol.min_events_per_parameter * len(fit.names):
+        many = "1 coefficient" if len(fit.names) == 1 else f"{len(fit.names)} coefficients"
+        words.append(f"Only {_events(task, events)} for {many}: estimates and intervals are unreliable.")
+    fewest = min(counts.events_exposed, counts.events_unexposed)
+    if fewest < FEW_EVENTS_IN_A_GROUP and fit.hazard_ratio().estimate is not None:
+        who = "who started" if counts.events_exposed == fewest else "not started"
+        words.append(f"Only {_events(task, fewest)} among those {who}: the interval is unreliable.")
+    return words
+
+
+def _events(task: _Task, count: int) -> str:
+    noun = "event" if task.protocol.composite_events() else "death"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _caveats(task: _Task) -> list[str]:
+    words = [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
+    return [*words, DILUTED] if task.analysis.status_after_start == "freeze" else words
 
 
 def _logrank(task: _Task, rows: CountingProcess, findings: Findings) -> None:
     control, treated = task.strategies()
+    rows.require_both_groups()
     test = exposure_logrank(rows, stratify_by_site="site" in task.analysis.stratify_by and task.site is None)
+    if test.chi_square is None:
+        raise NotEstimableError(" ".join(test.warnings))
     findings.estimates.append(
         _estimate(
             task,
@@ -285,7 +335,7 @@ def _median(task: _Task, rows: CountingProcess, strategy: str, curve: SurvivalCu
         "median_days",
         "Kaplan-Meier",
         warnings=[*curve.warnings, *missing, *_open_limits(m.estimate, m.ci_low, m.ci_high)],
-        contrast=Contrast(strategy=strategy, reference=None),
+        contrast=task.contrast(strategy),
         estimate=m.estimate,
         ci_low=m.ci_low,
         ci_high=m.ci_high,
@@ -304,18 +354,18 @@ def _open_limits(estimate: float | None, low: float | None, high: float | None) 
 
 def _survival(task: _Task, rows: CountingProcess, strategy: str, curve: SurvivalCurve, day: int) -> Estimate:
     at = survival_at(curve, [day])[0]
-    notes = (
-        [f"Nobody was followed until day {day}: the last value is carried on."]
-        if at.is_beyond_follow_up
-        else []
-    )
+    notes = [NO_GROUP] if task.analysis.analysis == "simon_makuch" else []
+    if at.is_beyond_follow_up:
+        since = "index" if task.landmark is None else "the landmark"
+        notes.append(f"Nobody was followed until {day} days after {since}, so there is no estimate.")
+        at = SurvivalAt(at.time, None, None, None, None, at.at_risk, is_beyond_follow_up=True)
     return _estimate(
         task,
         rows,
         "survival",
         "Kaplan-Meier with delayed entry" if task.analysis.analysis == "simon_makuch" else "Kaplan-Meier",
         warnings=[*curve.warnings, *notes],
-        contrast=Contrast(strategy=strategy, reference=None),
+        contrast=task.contrast(strategy),
         parameters=task.parameters(time_days=day),
         estimate=at.survival,
         se=at.se,

@@ -22,23 +22,32 @@ from rwe.survival.data import CohortTable
 class StudyTables:
     """What one study's analyses and descriptions are made of.
 
-    survival: one row a patient, sorted by patient_id, the columns of cohort.survival, and one column for
-    each baseline covariate (NaN is missing). changes: patient_id, covariate, day, value.
+    survival: one row a patient, sorted by patient_id, the columns of cohort.survival. covariates: the same
+    rows, one column for each baseline covariate (NaN is missing). They are kept apart, so that no covariate
+    can stand in the place of an outcome. changes: patient_id, covariate, day, value.
     """
 
     survival: pd.DataFrame
+    covariates: pd.DataFrame
     changes: pd.DataFrame
     attrition: list[AttritionStep]
     runs: list[RunSummary]
     quality: list[QualityFinding]
     resources: dict[str, dict[str, int]]
+    quarantined: dict[str, dict[str, int]]
     last_updated: dict[str, datetime | None]
     data_cutoff: date | None
     content_sha256: str
 
     def cohort(self) -> CohortTable:
-        """The table that estimators take."""
-        return CohortTable(patients=self.survival, changes=self.changes)
+        """The table that estimators take. Raises EvidenceError where a covariate has an outcome's name."""
+        taken = sorted(set(self.survival.columns) & set(self.covariates.columns))
+        if taken:
+            raise EvidenceError(
+                f"the covariate {', '.join(taken)} has the name of a column of cohort.survival",
+                advice="rename it in the study file",
+            )
+        return CohortTable(patients=pd.concat([self.survival, self.covariates], axis=1), changes=self.changes)
 
 
 def holds_study(path: Path, study: Study) -> bool:
@@ -59,7 +68,7 @@ def read_study(path: Path, study: Study) -> StudyTables:
     """
     with closing(duckdb.connect(str(path), read_only=True)) as db:
         db.execute("begin transaction")
-        survival = _wide(db, study)
+        survival = _survival(db, study)
         if survival.empty:
             raise EvidenceError(
                 "no patient is left in the cohort",
@@ -68,6 +77,7 @@ def read_study(path: Path, study: Study) -> StudyTables:
             )
         return StudyTables(
             survival=survival,
+            covariates=_baseline(db, study, survival["patient_id"]),
             changes=_changes(db, study),
             attrition=[
                 AttritionStep(step=step, n_before=before, n_excluded=excluded, n_after=after)
@@ -93,7 +103,8 @@ def read_study(path: Path, study: Study) -> StudyTables:
                     'select "check", severity, "rows", message from meta.quality where "rows" > 0 order by 1',
                 )
             ],
-            resources=_resources(db),
+            resources=_by_type(db, "in_lake"),
+            quarantined=_by_type(db, "quarantined"),
             last_updated=dict(_rows(db, "select site, max(last_updated_at) from meta.run group by site")),
             data_cutoff=_cutoff(db, study),
             content_sha256=_rows(db, "select content_sha256 from meta.build")[0][0],
@@ -104,24 +115,29 @@ def _rows(db: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ())
     return db.execute(query, list(values)).fetchall()
 
 
-def _wide(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
+def _survival(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
     survival = db.execute(
         "select patient_id, site, time_days, is_event, start_day, salvage_start_day, end_reason"
         " from cohort.survival where study = ? order by patient_id",
         [study.name],
     ).df()
-    values = db.execute(
-        "select patient_id, covariate, value from cohort.baseline where study = ?", [study.name]
-    ).df()
-    wide = values.pivot(index="patient_id", columns="covariate", values="value")
-    for c in study.protocol.covariates:
-        if not isinstance(c, StatusCovariate):
-            known = wide[c.name] if c.name in wide else pd.Series(dtype=float)
-            survival[c.name] = survival["patient_id"].map(known).astype(float)
     survival["start_day"] = survival["start_day"].astype(float)
     survival["is_event"] = survival["is_event"].astype(bool)
     survival["time_days"] = survival["time_days"].astype(int)
     return survival
+
+
+def _baseline(db: duckdb.DuckDBPyConnection, study: Study, patients: pd.Series[str]) -> pd.DataFrame:
+    values = db.execute(
+        "select patient_id, covariate, value from cohort.baseline where study = ?", [study.name]
+    ).df()
+    wide = values.pivot(index="patient_id", columns="covariate", values="value")
+    columns = {}
+    for c in study.protocol.covariates:
+        if not isinstance(c, StatusCovariate):
+            known = wide[c.name] if c.name in wide else pd.Series(dtype=float)
+            columns[c.name] = patients.map(known).astype(float)
+    return pd.DataFrame(columns, index=patients.index)
 
 
 def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
@@ -133,11 +149,12 @@ def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
     ).df()
 
 
-def _resources(db: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+def _by_type(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, dict[str, int]]:
+    """A count of meta.reconciliation by site and resource type, without zeros."""
     counts: dict[str, dict[str, int]] = {}
     query = (
-        "select site, resource_type, sum(in_lake)::bigint as n from meta.reconciliation"
-        " group by site, resource_type having sum(in_lake) > 0 order by site, resource_type"
+        f"select site, resource_type, sum({column})::bigint as n from meta.reconciliation"  # noqa: S608
+        f" group by site, resource_type having sum({column}) > 0 order by site, resource_type"
     )
     for site, resource_type, n in _rows(db, query):
         counts.setdefault(site, {})[resource_type] = n

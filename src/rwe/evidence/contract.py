@@ -11,14 +11,14 @@ import json
 import os
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field
 
 from rwe.errors import EvidenceError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION: Final = "1.1"
 SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
 
 AnalysisKind = Literal[
@@ -33,6 +33,16 @@ AnalysisKind = Literal[
     "time_dependent_cox",
 ]
 Estimand = Literal["hazard_ratio", "chi_square", "median_days", "survival"]
+Groups = Literal["ever_started", "started_by_landmark", "started_so_far"]
+"""Who stands for a strategy: whoever ever starts (looks ahead: biased), whoever had started by the landmark,
+or whoever has started so far, patients changing groups on the day they start. None applies a grace period."""
+
+
+def groups_of(analysis: AnalysisKind) -> Groups:
+    """Who stands for the strategies in an analysis."""
+    if analysis.startswith("naive_"):
+        return "ever_started"
+    return "started_by_landmark" if analysis.startswith("landmark_") else "started_so_far"
 
 
 class _Part(BaseModel):
@@ -70,6 +80,9 @@ class SiteSummary(_Part):
     name: str
     patients: int = Field(description="Patients of this site in the analysed cohort.")
     resources: dict[str, int] = Field(description="Latest versions in the lake, by resource type.")
+    quarantined: dict[str, int] = Field(
+        default={}, description="Landed lines that did not pass validation, by resource type."
+    )
     last_updated: datetime | None
 
 
@@ -89,13 +102,25 @@ class QualityFinding(_Part):
 
 
 class Cohort(_Part):
-    """Counts by strategy: `ever started` for patients, by time-dependent exposure for days and deaths."""
+    """Counts by strategy: `ever started` for patients, by time-dependent exposure for days and events."""
 
     n: int
     n_by_strategy: dict[str, int]
-    deaths_by_strategy: dict[str, int] = Field(description="Deaths while exposed / while not exposed.")
+    outcome: list[str] = Field(description="What counts as the event: death, and events of a composite.")
+    events_by_strategy: dict[str, int] = Field(description="Events while exposed / while not exposed.")
+    deaths_by_strategy: dict[str, int] = Field(
+        description="The deaths among these events: of a composite, the deaths that came first."
+    )
     person_days_by_strategy: dict[str, float] = Field(description="Days while exposed / while not.")
-    started_after_progression: int = Field(description="Salvage: not counted as the treated strategy.")
+    started_after_grace: int = Field(
+        description="Started by the strategy, but after its grace period. They count as started from then on."
+    )
+    started_after_progression: int = Field(
+        description="First start after progression: salvage, not counted as the treated strategy."
+    )
+    resumed_after_progression: int = Field(
+        description="Started before progression, and continued or resumed after it. They count as started."
+    )
     end_of_follow_up: dict[str, int] = Field(description="Patients by reason why follow-up ended.")
     median_follow_up_days: float | None = Field(description="Reverse Kaplan-Meier.")
 
@@ -128,6 +153,7 @@ class BaselineRow(_Part):
 class Contrast(_Part):
     strategy: str
     reference: str | None = Field(description="Null where the estimate is of one arm (a median).")
+    groups: Groups = Field(description="Who stands for the strategies.")
 
 
 class Parameters(_Part):
@@ -136,9 +162,19 @@ class Parameters(_Part):
     landmark_day: int | None = None
     grace_days: int | None = None
     horizon_days: int | None = None
-    time_days: int | None = Field(default=None, description="The day of a survival probability.")
+    time_days: int | None = Field(
+        default=None, description="The day of a survival probability, counted from time_origin_day."
+    )
+    time_origin_day: int | None = Field(
+        default=None,
+        description="Where the clock of a curve, a median or a survival starts: 0 or the landmark.",
+    )
     adjusted_for: list[str] = []
     stratified_by: list[str] = []
+    status_after_start: Literal["follow", "freeze"] | None = Field(
+        default=None,
+        description="Disease status adjusted for: as it changes, or as on the day of the start.",
+    )
     ties: str | None = None
 
 
@@ -210,7 +246,7 @@ class Refusal(_Part):
 class Evidence(_Part):
     """One refresh of one study."""
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["1.1"]
     audience: Literal["internal", "release"]
     seed: int
     study: StudyIdentity

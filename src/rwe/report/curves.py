@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from rwe.evidence.contract import Curve, CurvePoint, Evidence
+from rwe.evidence.contract import Contrast, Curve, CurvePoint, Evidence, groups_of
 from rwe.report.figures import (
     BLUE,
     FONT_POINTS,
@@ -138,8 +138,13 @@ def readings(shown: CurveSet, names: Names) -> list[CurveReading]:
                 value = percent(point.survival, 1)
                 limits = interval(percent(point.ci_low, 1), percent(point.ci_high, 1))
             risk = at_risk(c, month * DAYS_PER_MONTH, enters_late=_enters_late(c, names))
-            rows.append(CurveReading(names.strategy(c.strategy), month, count(risk), value, limits))
+            rows.append(CurveReading(_group(c, names), month, count(risk), value, limits))
     return rows
+
+
+def _group(curve: Curve, names: Names) -> str:
+    contrast = Contrast(strategy=curve.strategy, reference=None, groups=groups_of(curve.analysis))
+    return names.group(curve.strategy, contrast, curve.parameters.landmark_day)
 
 
 def _enters_late(curve: Curve, names: Names) -> bool:
@@ -211,7 +216,7 @@ def _draw_curves(axes: Axes, shown: CurveSet, names: Names) -> None:
         middle = [1.0, *(math.nan if p.survival is None else p.survival for p in drawn)]
         axes.fill_between(x, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
         axes.step(x, middle, where="post", color=colour, linestyle=dashes, linewidth=1.8)
-        label = names.strategy(c.strategy)
+        label = _group(c, names)
         handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.8, label=label))
     if shown.is_biased:
         _mark_biased(axes, last)
@@ -277,7 +282,7 @@ def _draw_risk_table(figure: Figure, axes: Axes, shown: CurveSet, names: Names) 
         axes.text(
             left_edge,
             y,
-            names.strategy(c.strategy),
+            _group(c, names),
             transform=place,
             va="center",
             color=ink,
@@ -294,7 +299,7 @@ def _spoken_title(shown: CurveSet) -> str:
 
 def _spoken_summary(shown: CurveSet, names: Names) -> str:
     said = [
-        f"{r.strategy}, month {r.month}: survival {r.survival}, {r.at_risk} at risk"
+        f"{r.strategy}, month {r.month}: {names.survival} {r.survival}, {r.at_risk} at risk"
         for r in readings(shown, names)
         if r.month > 0
     ]

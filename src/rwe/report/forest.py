@@ -169,8 +169,11 @@ def log_axis(rows: list[ForestRow]) -> LogAxis:
     )
 
 
-def forest_svg(groups: list[ForestGroup], ci_level: float | None) -> str:
-    """Draw the groups from top to bottom: label, interval on a log axis, patients, deaths, ratio in words."""
+def forest_svg(groups: list[ForestGroup], ci_level: float | None, events: str = "deaths") -> str:
+    """Draw the groups from top to bottom: label, interval on a log axis, patients, events, ratio in words.
+
+    events: what the outcome's counts are called.
+    """
     rows = [r for g in groups for r in g.rows]
     body = sum(r.height for r in rows) + 24.0 * len(groups)
     height = 26.0 + body + 50.0
@@ -181,7 +184,7 @@ def forest_svg(groups: list[ForestGroup], ci_level: float | None) -> str:
         canvas.set_xlim(0, _WIDTH)
         canvas.set_ylim(height, 0)
         canvas.axis("off")
-        _draw_head(canvas, ci_level)
+        _draw_head(canvas, ci_level, events)
         y = 26.0
         for g in groups:
             y = _draw_group(canvas, axis, g, y)
@@ -189,12 +192,12 @@ def forest_svg(groups: list[ForestGroup], ci_level: float | None) -> str:
         return inline_svg(figure, "forest", "Forest plot of all hazard ratios", _spoken(groups))
 
 
-def _draw_head(canvas: Axes, ci_level: float | None) -> None:
+def _draw_head(canvas: Axes, ci_level: float | None, events: str) -> None:
     bold: dict[str, Any] = {"fontweight": "bold", "va": "center", "color": INK}
     canvas.text(_LABEL, 11, "Analysis", **bold)
     canvas.text((_PLOT_FROM + _PLOT_TO) / 2, 11, "Hazard ratio, log scale", ha="center", **bold)
     canvas.text(_N, 11, "Patients", ha="right", **bold)
-    canvas.text(_EVENTS, 11, "Deaths", ha="right", **bold)
+    canvas.text(_EVENTS, 11, events.capitalize(), ha="right", **bold)
     canvas.text(_RATIO, 11, f"HR ({level(ci_level)})", **bold)
     canvas.plot([0, _WIDTH], [20, 20], color=MUTED, linewidth=0.8)
 
@@ -271,8 +274,8 @@ def _draw_axis(canvas: Axes, axis: LogAxis, top: float, bottom: float) -> None:
         canvas.plot([x, x], [bottom, bottom + 4], color=MUTED, linewidth=0.9)
         canvas.text(x, bottom + 12, f"{tick:g}", ha="center", va="center")
     small: dict[str, Any] = {"va": "center", "fontsize": 8, "color": MUTED}
-    canvas.text(axis.x(1) - 6, bottom + 30, "← lower hazard when exposed", ha="right", **small)
-    canvas.text(axis.x(1) + 6, bottom + 30, "higher hazard when exposed →", ha="left", **small)
+    canvas.text(axis.x(1) - 6, bottom + 30, "← lower hazard when started", ha="right", **small)
+    canvas.text(axis.x(1) + 6, bottom + 30, "higher hazard when started →", ha="left", **small)
 
 
 def _spoken(groups: list[ForestGroup]) -> str:

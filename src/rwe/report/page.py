@@ -48,6 +48,7 @@ def render_report(evidence: Evidence) -> str:
             names=names,
             style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704  (our own file)
             answer=words.answer(evidence, names),
+            after_grace=words.after_grace(evidence, protocol),
             naive=words.naive_sentences(evidence),
             key_numbers=tables.key_numbers(evidence, names),
             figures=[f for f in figures if not f.shown.is_biased and f.shown.curves[0].site is None],
@@ -93,7 +94,8 @@ def _forest(evidence: Evidence, names: Names) -> Markup | None:
     if not groups:
         return None
     levels = {e.ci_level for e in words.hazard_ratios(evidence) if e.ci_level is not None}
-    return Markup(forest_svg(groups, levels.pop() if len(levels) == 1 else None))  # noqa: S704
+    level = levels.pop() if len(levels) == 1 else None
+    return Markup(forest_svg(groups, level, names.events))  # noqa: S704
 
 
 def _environment() -> Environment:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import Evidence
 from rwe.report.formats import count, humanise, inside, listing
-from rwe.report.words import ANALYSES, adjustment, names_of, primary_estimate
+from rwe.report.words import (
+    ANALYSES,
+    adjustment,
+    after_grace,
+    names_of,
+    primary_estimate,
+    status_sentences,
+)
 from rwe.study import (
     AgeCovariate,
     AgeCriterion,
@@ -18,6 +25,7 @@ from rwe.study import (
     PeriodCriterion,
     Protocol,
     SexCovariate,
+    StatusCovariate,
     ValueCriterion,
     Window,
 )
@@ -86,7 +94,9 @@ def criterion_words(criterion: Criterion) -> str:
             return f"{be}: {what}, {window_words(criterion.window)}"
         case ValueCriterion():
             bounds = _bounds(_plain(criterion.min_value), _plain(criterion.max_value))
-            return f"Code list {criterion.codelist} {bounds}, nearest value {window_words(criterion.window)}"
+            unit = f" {criterion.unit}" if criterion.unit else ""
+            where = window_words(criterion.window)
+            return f"Code list {criterion.codelist} {bounds}{unit}, nearest value {where}"
         case PeriodCriterion():
             if criterion.not_before is None:
                 return f"Time zero not after {criterion.not_after}"
@@ -99,7 +109,10 @@ def _eligibility(evidence: Evidence, protocol: Protocol) -> Element:
     washout = protocol.new_user_washout
     if washout:
         reach = f"in the {washout.days} days before" if washout.days else "at any time before"
-        rules.append(f"New users: no record of code list {protocol.exposure.codelist} {reach} time zero")
+        rules.append(
+            f"New users: no record (orders included) of code list {protocol.exposure.codelist} {reach} "
+            "time zero"
+        )
     return Element(
         "Eligibility",
         tuple(rules) or ("Everyone with the index event",),
@@ -129,10 +142,18 @@ def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
         "Patients count as unexposed until the day they start, and as exposed after it",
     ]
     if treated.unless_progressed:
-        salvage = evidence.cohort.started_after_progression
-        emulation.append(f"{count(salvage)} started after progression: salvage, not counted as started")
+        c = evidence.cohort
+        emulation += [
+            f"{count(c.started_after_progression)} first started after progression: salvage, not counted as "
+            "started",
+            f"{count(c.resumed_after_progression)} started before progression and continued or resumed after "
+            "it: counted as started",
+        ]
     if all(e.parameters.grace_days is None for e in evidence.estimates):
-        emulation.append("No estimate of this report applies the grace period: exposure follows the start")
+        emulation.append(
+            "No estimate of this report applies the grace period: they compare started with not (yet) "
+            f"started. {after_grace(evidence, protocol)}"
+        )
     return Element(
         "Treatment strategies",
         (
@@ -156,7 +177,11 @@ def _assignment(evidence: Evidence, protocol: Protocol) -> Element:
 
 
 def _outcome(protocol: Protocol) -> Element:
-    outcome = protocol.outcome
+    outcome, composite = protocol.outcome, protocol.composite_events()
+    what = f"{humanise(outcome.name).capitalize()}: death from any cause"
+    if composite:
+        others = listing([humanise(c) for c in composite], "or")
+        what = f"Event-free survival: death from any cause or {others}, whichever is first"
     undated = {
         "exclude": "A death on no known day: the patient is excluded",
         "last_contact": "A death on no known day is placed on the last contact",
@@ -168,7 +193,7 @@ def _outcome(protocol: Protocol) -> Element:
     }
     return Element(
         "Outcome",
-        (f"{humanise(outcome.name).capitalize()}: death from any cause",),
+        (what,),
         (undated[outcome.death_without_date], partial[outcome.incomplete_death_date]),
     )
 
@@ -178,9 +203,8 @@ def _follow_up(protocol: Protocol) -> Element:
         "last_activity": "The living are censored at their last recorded care",
         "data_cutoff": f"The living are censored at the data cut-off {protocol.censoring.data_cutoff}",
     }
-    return Element(
-        "Follow-up", ("From time zero to death or loss to follow-up",), (rules[protocol.censoring.rule],)
-    )
+    until = listing([names_of(protocol).outcome, "loss to follow-up"], "or")
+    return Element("Follow-up", (f"From time zero to {until}",), (rules[protocol.censoring.rule],))
 
 
 def _intercurrent(protocol: Protocol) -> Element:
@@ -199,17 +223,21 @@ def _intercurrent(protocol: Protocol) -> Element:
 
 
 def _contrast(evidence: Evidence, protocol: Protocol) -> Element:
-    primary = primary_estimate(evidence)
+    primary, names = primary_estimate(evidence), names_of(protocol)
     how = "No primary analysis was asked for or obtained"
     if primary is not None:
         kind = f" ({primary.effect_type} effect)" if primary.effect_type else ""
-        how = f"{ANALYSES[primary.analysis]}, {adjustment(primary.parameters, names_of(protocol))}{kind}"
-    extra = []
+        day = primary.parameters.landmark_day
+        when = "" if day is None else f", day {day}"
+        how = f"{ANALYSES[primary.analysis]}{when}, {adjustment(primary.parameters, names)}{kind}"
+    extra = list(status_sentences(primary, names)) if primary is not None else []
     if protocol.landmarks:
         extra.append("Landmarks: days " + listing([str(d) for d in protocol.landmarks]))
     if protocol.horizons:
         extra.append("Horizons: days " + listing([str(d) for d in protocol.horizons]))
-    return Element("Contrast and analysis", ("Hazard of death between the strategies",), (how, *extra))
+    return Element(
+        "Contrast and analysis", (f"Hazard of {names.outcome} between the strategies",), (how, *extra)
+    )
 
 
 def _covariates(protocol: Protocol) -> Element:
@@ -227,11 +255,14 @@ def _covariate_words(covariate: Covariate) -> str:
         case SexCovariate():
             how = "administrative gender, " + ", ".join(f"{k} {v:g}" for k, v in covariate.values.items())
         case ObservationCovariate():
+            unit = f", in {covariate.unit}" if covariate.unit else ""
             log = ", natural logarithm" if covariate.transform == "log" else ""
-            nearest = "value nearest to time zero"
-            how = f"code list {covariate.codelist}, {nearest}, {window_words(covariate.window)}{log}"
+            nearest = f"value nearest to time zero, {window_words(covariate.window)}{unit}{log}"
+            how = f"code list {covariate.codelist}, {nearest}; also from a landmark on"
         case CalendarCovariate():
             how = f"years from {covariate.origin} to time zero"
-        case _:
-            how = "last known disease status; changes over time"
+        case StatusCovariate():
+            how = "from the first progression on, for good; from a landmark, as known at it"
+            if covariate.status == "responding":
+                how = "while the last known disease status is a response; from a landmark, as known at it"
     return f"{covariate.label}: {how}"

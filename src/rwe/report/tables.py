@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rwe.evidence.contract import BaselineRow, CodelistEntry, Estimate, Evidence
+from rwe.evidence.contract import BaselineRow, CodelistEntry, Contrast, Estimate, Evidence
 from rwe.report import formats
 from rwe.report.formats import (
     NOT_ESTIMABLE,
@@ -33,18 +33,24 @@ class KeyNumber:
 
 
 def key_numbers(evidence: Evidence, names: Names) -> list[KeyNumber]:
-    """What a reader asks first: how many, how many died, where, how long, how fresh."""
+    """What a reader asks first: how many, how many events, where, how long, how fresh."""
     cohort = evidence.cohort
     started = cohort.n_by_strategy.get(names.treated)
-    deaths = cohort.deaths_by_strategy.get(names.treated)
+    events = cohort.events_by_strategy.get(names.treated)
+    by_exposure = [] if events is None else [f"{count(events)} while exposed"]
+    if names.composite:
+        by_exposure.append(f"{count(sum(cohort.deaths_by_strategy.values()))} of the events are deaths")
+    late = cohort.started_after_grace
+    begun = [] if started is None else [f"{count(started)} ever started"]
+    begun += [f"{count(late)} of them after the grace period"] if begun and late else []
     median = cohort.median_follow_up_days
     cutoff = evidence.refresh.data_cutoff
     return [
-        KeyNumber("Patients", count(cohort.n), "" if started is None else f"{count(started)} ever started"),
+        KeyNumber("Patients", count(cohort.n), ", ".join(begun)),
         KeyNumber(
-            "Deaths",
-            count(sum(cohort.deaths_by_strategy.values())),
-            "" if deaths is None else f"{count(deaths)} while exposed",
+            names.events.capitalize(),
+            count(sum(cohort.events_by_strategy.values())),
+            "; ".join(by_exposure),
         ),
         KeyNumber("Sites", count(len(evidence.sites)), listing([s.name for s in evidence.sites])),
         KeyNumber(
@@ -62,30 +68,38 @@ def key_numbers(evidence: Evidence, names: Names) -> list[KeyNumber]:
 
 @dataclass(frozen=True)
 class FollowUpRow:
-    """Exposure-time view of one strategy. `started` counts patients; days and deaths follow exposure."""
+    """Exposure-time view of one strategy. `started` counts patients; days and events follow exposure.
+
+    `deaths` are those among the events: of a composite, the deaths that came first.
+    """
 
     strategy: str
     started: str
     person_days: str
     person_years: str
+    events: str
     deaths: str
 
 
 def follow_up(evidence: Evidence, names: Names) -> list[FollowUpRow]:
-    """Patients by ever started, person-time and deaths by exposure at the time."""
+    """Patients by ever started, person-time, events and deaths by exposure at the time."""
     c = evidence.cohort
-    found = [*c.n_by_strategy, *c.person_days_by_strategy, *c.deaths_by_strategy]
+    found = [*c.n_by_strategy, *c.person_days_by_strategy, *c.events_by_strategy]
     rows = []
     for name in names.strategy_order(found):
-        n, deaths = c.n_by_strategy.get(name), c.deaths_by_strategy.get(name)
         person_days = c.person_days_by_strategy.get(name)
+        n, events, deaths = (
+            "not recorded" if name not in counts else count(counts[name])
+            for counts in (c.n_by_strategy, c.events_by_strategy, c.deaths_by_strategy)
+        )
         rows.append(
             FollowUpRow(
-                names.strategy(name),
-                "not recorded" if n is None else count(n),
+                names.group(name),
+                n,
                 "not recorded" if person_days is None else count(round(person_days)),
                 "not recorded" if person_days is None else f"{person_days / 365.25:.1f}",
-                "not recorded" if deaths is None else count(deaths),
+                events,
+                deaths,
             )
         )
     return rows
@@ -174,7 +188,10 @@ def baseline(evidence: Evidence, protocol: Protocol) -> BaselineTable:
     names = names_of(protocol)
     arms = names.strategy_order([r.strategy for r in evidence.baseline])
     totals = evidence.cohort.n_by_strategy
-    columns = tuple(names.strategy(a) + (f" (n = {count(totals[a])})" if a in totals else "") for a in arms)
+    ever = Contrast(strategy=names.treated, reference=names.control, groups="ever_started")
+    columns = tuple(
+        names.group(a, ever) + (f" (n = {count(totals[a])})" if a in totals else "") for a in arms
+    )
     lines: list[BaselineLine] = []
     for variable in dict.fromkeys(r.variable for r in evidence.baseline):
         lines += _variable([r for r in evidence.baseline if r.variable == variable], arms)
@@ -233,7 +250,7 @@ def _median(row: BaselineRow | None) -> str:
 
 @dataclass(frozen=True)
 class EstimateRow:
-    """One estimate. `arms` holds patients / deaths (and expected deaths) by strategy, in order."""
+    """One estimate. `arms` holds patients / events (and expected events) by strategy, in order."""
 
     number: int
     analysis: str
@@ -270,7 +287,7 @@ def estimates(evidence: Evidence, names: Names) -> EstimateTable:
     rows = [_estimate(i, e, names, arms) for i, e in enumerate(evidence.estimates, start=1)]
     single = {i for i, e in enumerate(evidence.estimates, start=1) if e.contrast.reference is None}
     return EstimateTable(
-        strategies=tuple(names.strategy(a) for a in arms),
+        strategies=tuple(names.group(a) for a in arms),
         comparisons=tuple(
             sorted((r for r in rows if r.number not in single), key=lambda r: (not r.is_primary, r.is_biased))
         ),
@@ -316,10 +333,10 @@ def _estimate(number: int, e: Estimate, names: Names, arms: list[str]) -> Estima
 
 
 def _arm(e: Estimate, strategy: str) -> str:
-    n, deaths = e.n_by_strategy.get(strategy), e.events_by_strategy.get(strategy)
-    if n is None and deaths is None:
+    n, events = e.n_by_strategy.get(strategy), e.events_by_strategy.get(strategy)
+    if n is None and events is None:
         return ""
-    shown = " / ".join("?" if k is None else count(k) for k in (n, deaths))
+    shown = " / ".join("?" if k is None else count(k) for k in (n, events))
     expected = (e.expected_by_strategy or {}).get(strategy)
     return shown if expected is None else f"{shown} ({expected:.1f} expected)"
 
@@ -327,11 +344,14 @@ def _arm(e: Estimate, strategy: str) -> str:
 def _quantity(e: Estimate, names: Names) -> str:
     """The estimand; its contrast only where it is not treated against control."""
     kind = f", {e.effect_type}" if e.effect_type else ""
+    what = ESTIMANDS[e.estimand].replace("survival", names.survival)
+    what = what.replace("Survival", names.survival.capitalize()) + kind
     strategy, reference = e.contrast.strategy, e.contrast.reference
     if (strategy, reference) == (names.treated, names.control):
-        return ESTIMANDS[e.estimand] + kind
-    against = f" against {names.strategy(reference)}" if reference else ""
-    return f"{ESTIMANDS[e.estimand]}{kind}: {names.strategy(strategy)}{against}"
+        return what
+    day = e.parameters.landmark_day
+    against = f" against {names.group(reference, e.contrast, day)}" if reference else ""
+    return f"{what}: {names.group(strategy, e.contrast, day)}{against}"
 
 
 def _limits(e: Estimate) -> str:

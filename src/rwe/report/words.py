@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from rwe.errors import EvidenceError
-from rwe.evidence.contract import AnalysisKind, Estimate, Evidence, Parameters
+from rwe.evidence.contract import AnalysisKind, Contrast, Estimate, Evidence, Parameters
 from rwe.report.formats import (
     NOT_ESTIMABLE,
     count,
@@ -22,6 +22,7 @@ from rwe.report.formats import (
     sentence,
 )
 from rwe.study import Protocol
+from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
 
 ANALYSES: dict[AnalysisKind, str] = {
     "naive_kaplan_meier": "Naive Kaplan–Meier",
@@ -41,20 +42,55 @@ ESTIMANDS = {
     "survival": "Survival",
 }
 BIAS = "biased: immortal time"
-WHY_BIASED = "because patients had to live long enough to start: immortal time"
 
 
 @dataclass(frozen=True)
 class Names:
-    """The readable names of a protocol's strategies and covariates; an unknown name stands as words."""
+    """The readable names of a protocol's strategies and covariates; an unknown name stands as words.
+
+    `composite`: the events that count as the outcome besides death. `statuses`: the covariates that follow
+    the disease status.
+    """
 
     treated: str
     control: str
     strategies: dict[str, str]
     covariates: dict[str, str]
+    composite: tuple[str, ...] = ()
+    statuses: frozenset[str] = frozenset()
 
-    def strategy(self, name: str) -> str:
-        return self.strategies.get(name, humanise(name))
+    @property
+    def events(self) -> str:
+        """What the outcome's counts are called."""
+        return "events" if self.composite else "deaths"
+
+    @property
+    def outcome(self) -> str:
+        """The outcome inside a sentence: death, or death or …"""
+        return listing(["death", *(humanise(c) for c in self.composite)], "or")
+
+    @property
+    def survival(self) -> str:
+        """What a curve shows."""
+        return "event-free survival" if self.composite else "survival"
+
+    def group(self, strategy: str, contrast: Contrast | None = None, landmark: int | None = None) -> str:
+        """Who stands for a strategy in an analysis: not who follows it, for none applies its grace period.
+
+        Without a contrast: by exposure at the time.
+        """
+        if strategy not in (self.treated, self.control):
+            return humanise(strategy)
+        is_treated = strategy == self.treated
+        groups = contrast.groups if contrast else "started_so_far"
+        if groups == "ever_started":
+            how = "ever started" if is_treated else "never started"
+        elif groups == "started_by_landmark":
+            by = "the landmark" if landmark is None else f"day {landmark}"
+            how = f"started by {by}" if is_treated else f"not started by {by}"
+        else:
+            how = "started" if is_treated else "not (yet) started"
+        return f"{self.strategies.get(self.treated, humanise(self.treated))}: {how}"
 
     def covariate(self, name: str) -> str:
         return self.covariates.get(name, humanise(name))
@@ -85,6 +121,8 @@ def names_of(protocol: Protocol) -> Names:
         control=control.name,
         strategies={treated.name: treated.label, control.name: control.label},
         covariates={c.name: c.label for c in protocol.covariates},
+        composite=tuple(protocol.composite_events()),
+        statuses=protocol.statuses(),
     )
 
 
@@ -103,6 +141,16 @@ def hazard_ratios(evidence: Evidence) -> list[Estimate]:
 def primary_estimate(evidence: Evidence) -> Estimate | None:
     """The primary hazard ratio over all sites, whether or not it has a number."""
     found = [e for e in hazard_ratios(evidence) if e.role == "primary" and e.site is None]
+    return found[0] if found else None
+
+
+def crude_estimate(evidence: Evidence) -> Estimate | None:
+    """The unadjusted time-dependent hazard ratio over all sites: without immortal time, but confounded."""
+    found = [
+        e
+        for e in hazard_ratios(evidence)
+        if e.analysis == "time_dependent_cox" and e.site is None and not e.parameters.adjusted_for
+    ]
     return found[0] if found else None
 
 
@@ -149,13 +197,22 @@ def description(estimate: Estimate, names: Names, primary: Estimate | None = Non
     if p.stratified_by:
         parts.append(_stratified(p))
     parts += [] if p.grace_days is None else [f"grace {p.grace_days} days"]
-    parts += [] if p.time_days is None else [f"at day {p.time_days}"]
+    if p.status_after_start == "freeze":
+        parts.append("status as at the start")
+    if p.time_days is not None:
+        parts.append(_when(p))
+    elif p.time_origin_day:
+        parts.append("days after the landmark")
     parts += [] if p.horizon_days is None else [f"horizon {p.horizon_days} days"]
     is_told = "ties" in estimate.method or (primary is not None and p.ties == primary.parameters.ties)
     parts += [] if p.ties is None or is_told else [f"{p.ties.capitalize()} ties"]
     if estimate.variance_method and estimate.variance_method.startswith("robust"):
         parts.append("robust variance")
     return "; ".join(parts)
+
+
+def _when(p: Parameters) -> str:
+    return f"{p.time_days} days after the landmark" if p.time_origin_day else f"at day {p.time_days}"
 
 
 def _change(hazard_ratio: float) -> str:
@@ -191,17 +248,28 @@ def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
     e = primary_estimate(evidence)
     if e is None:
         return ("There is no primary estimate in this refresh, so the question stays unanswered.",)
-    who = f"Among {count(e.n)} patients with {count(e.events)} deaths"
+    cohort = evidence.cohort
     if e.estimate is None:
+        n, events = cohort.n, sum(cohort.events_by_strategy.values())
         reasons = _reasons(e) or "No reason was recorded."
-        return (f"{who}, the primary hazard ratio is {NOT_ESTIMABLE}. {reasons}",)
-    reference = names.strategy(e.contrast.reference or names.control)
+        return (
+            f"In the cohort of {count(n)} patients with {count(events)} {names.events}, the primary hazard "
+            f"ratio is {NOT_ESTIMABLE}. {reasons}",
+        )
+    of = f" of the cohort's {count(cohort.n)}" if e.n < cohort.n else ""
+    who = f"Among {count(e.n)}{of} patients with {count(e.events)} {names.events}"
+    day = e.parameters.landmark_day
+    group, reference = (
+        names.group(name, e.contrast, day)
+        for name in (e.contrast.strategy, e.contrast.reference or names.control)
+    )
     limits = interval(ratio(e.ci_low), ratio(e.ci_high))
     first = (
-        f"{who}, the hazard of death under “{names.strategy(e.contrast.strategy)}” was "
+        f"{who}, the hazard of {names.outcome} under “{group}” was "
         f"{ratio(e.estimate)} times that under “{reference}” ({level(e.ci_level)} {limits})"
     )
-    how = f"{ANALYSES[e.analysis]}, {adjustment(e.parameters, names)}."
+    when = "" if day is None else f", day {day}"
+    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names)}."
     caution = (
         "This is an observational comparison: it holds only as far as what decided who started is "
         "among the covariates adjusted for."
@@ -209,16 +277,47 @@ def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
         else "This is an observational comparison without adjustment: who started may differ from the others."
     )
     warned = (f"Warning: {_reasons(e)}",) if e.warnings else ()
-    return (f"{first}.", _reading(e), how, caution, *warned)
+    return (f"{first}.", _reading(e), how, *status_sentences(e, names), caution, *warned)
+
+
+def status_sentences(e: Estimate, names: Names) -> tuple[str, ...]:
+    """What adjusting for the disease status takes out of a ratio; empty where it takes nothing."""
+    if e.is_biased or not names.statuses & set(e.parameters.adjusted_for):
+        return ()
+    if e.parameters.landmark_day is not None:
+        return (STATUS_ADJUSTED_AT_LANDMARK,)
+    return () if e.parameters.status_after_start == "freeze" else (STATUS_ADJUSTED,)
+
+
+def after_grace(evidence: Evidence, protocol: Protocol) -> str:
+    """How many of the starters started later than the strategy allows."""
+    c, treated = evidence.cohort, protocol.strategies.treated
+    started = c.n_by_strategy.get(treated.name, 0)
+    return (
+        f"{count(c.started_after_grace)} of the {count(started)} who started did so after the grace period "
+        f"(day {treated.grace_days})"
+    )
 
 
 def naive_sentences(evidence: Evidence) -> tuple[str, ...]:
-    """The naive figure, named as biased; empty if the evidence holds none."""
+    """The naive figure, named as biased, and the way from it to the primary one; empty without it."""
     e = naive_estimate(evidence)
     if e is None:
         return ()
     if e.estimate is None:
         return (f"The naive comparison is {NOT_ESTIMABLE}. {_reasons(e)}".strip(),)
-    text = f"The naive comparison gives {ratio(e.estimate)}, {WHY_BIASED}."
     limits = interval(ratio(e.ci_low), ratio(e.ci_high))
-    return (text, f"{level(e.ci_level)} {limits}. Shown as a warning, not as a result.")
+    steps = [
+        f"The naive comparison of ever with never started gives {ratio(e.estimate)} "
+        f"({level(e.ci_level)} {limits}): patients had to live long enough to start, and that immortal time "
+        "counts as treated."
+    ]
+    crude, primary = crude_estimate(evidence), primary_estimate(evidence)
+    if crude is not None and crude.estimate is not None:
+        steps.append(
+            f"Without immortal time it is {ratio(crude.estimate)}, still confounded by what decided who "
+            "started."
+        )
+    if primary is not None and primary.estimate is not None and primary.parameters.adjusted_for:
+        steps.append(f"Adjusted, in the primary analysis: {ratio(primary.estimate)}.")
+    return (*steps, "The naive figure is shown as a warning, not as a result.")

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rwe.survival.checks import (
+from rwe.survival.tables import (
     PATIENT_COLUMNS,
+    CohortTable,
     FloatArray,
     NotEstimableError,
     SurvivalDataError,
-    check_changes,
-    check_patients,
+    no_changes,
     numbers,
 )
 
@@ -76,48 +76,6 @@ def frozen_flags(values: npt.ArrayLike) -> BoolArray:
     array = np.array(values, dtype=np.bool_)
     array.setflags(write=False)
     return array
-
-
-@dataclass(frozen=True)
-class CohortTable:
-    """The cohort as the warehouse gives it, whole days from index.
-
-    patients: one row a patient. `patient_id` and `site` (text), `time_days` (whole, >= 0), `is_event` (died
-        on that day), `start_day` (NaN: never started; else 0 <= start_day <= time_days, whole), and one
-        numeric column for each baseline covariate (NaN: missing).
-    changes: covariates that change over time, one row a change: `patient_id`, `covariate`, `day` (whole; zero
-        or negative: known at index), `value`. A value holds from the end of its day on.
-
-    Raises SurvivalDataError where the tables break this contract.
-    """
-
-    patients: pd.DataFrame
-    changes: pd.DataFrame
-
-    def __post_init__(self) -> None:
-        check_patients(self.patients)
-        check_changes(self.changes, self.patients)
-
-    def __len__(self) -> int:
-        return len(self.patients)
-
-    def restrict(self, site: str) -> CohortTable:
-        """The same table for one site alone."""
-        patients = self.patients[self.patients["site"] == site].reset_index(drop=True)
-        changes = self.changes[self.changes["patient_id"].isin(patients["patient_id"])]
-        return CohortTable(patients, changes.reset_index(drop=True))
-
-
-def no_changes() -> pd.DataFrame:
-    """The table of changes for a study without covariates that change over time."""
-    return pd.DataFrame(
-        {
-            "patient_id": pd.Series(dtype=str),
-            "covariate": pd.Series(dtype=str),
-            "day": pd.Series(dtype="int64"),
-            "value": pd.Series(dtype="float64"),
-        }
-    )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
-"""What a cohort table must keep, and what is said when it does not: columns and counts, never a value."""
+"""The cohort table that estimators start from, and what is said where one breaks its contract.
+
+Messages name columns and counts, never a value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +26,48 @@ class SurvivalDataError(RweError):
 
 class NotEstimableError(RweError):
     """The data are valid but hold no answer: no event, or a constant or collinear covariate."""
+
+
+@dataclass(frozen=True)
+class CohortTable:
+    """The cohort as the warehouse gives it, whole days from index.
+
+    patients: one row a patient. `patient_id` and `site` (text), `time_days` (whole, >= 0), `is_event` (died
+        on that day), `start_day` (NaN: never started; else 0 <= start_day <= time_days, whole), and one
+        numeric column for each baseline covariate (NaN: missing).
+    changes: covariates that change over time, one row a change: `patient_id`, `covariate`, `day` (whole; zero
+        or negative: known at index), `value`. A value holds from the end of its day on.
+
+    Raises SurvivalDataError where the tables break this contract.
+    """
+
+    patients: pd.DataFrame
+    changes: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        _check_patients(self.patients)
+        _check_changes(self.changes, self.patients)
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def restrict(self, site: str) -> CohortTable:
+        """The same table for one site alone."""
+        patients = self.patients[self.patients["site"] == site].reset_index(drop=True)
+        changes = self.changes[self.changes["patient_id"].isin(patients["patient_id"])]
+        return CohortTable(patients, changes.reset_index(drop=True))
+
+
+def no_changes() -> pd.DataFrame:
+    """The table of changes for a study without covariates that change over time."""
+    return pd.DataFrame(
+        {
+            "patient_id": pd.Series(dtype=str),
+            "covariate": pd.Series(dtype=str),
+            "day": pd.Series(dtype="int64"),
+            "value": pd.Series(dtype="float64"),
+        }
+    )
 
 
 def _require_columns(frame: pd.DataFrame, columns: Sequence[str], table: str) -> None:
@@ -45,8 +91,7 @@ def numbers(frame: pd.DataFrame, column: str, table: str) -> FloatArray:
     return values
 
 
-def check_patients(frame: pd.DataFrame) -> None:
-    """Refuse a table of patients that breaks the contract of CohortTable."""
+def _check_patients(frame: pd.DataFrame) -> None:
     table = "patients"
     _require_columns(frame, PATIENT_COLUMNS, table)
     _refuse(frame["patient_id"].isna(), "patient_id is missing", table)
@@ -64,8 +109,7 @@ def check_patients(frame: pd.DataFrame) -> None:
     _refuse(known & (start != np.rint(start)), "start_day is not a whole day", table)
 
 
-def check_changes(frame: pd.DataFrame, patients: pd.DataFrame) -> None:
-    """Refuse a table of changes that breaks the contract of CohortTable."""
+def _check_changes(frame: pd.DataFrame, patients: pd.DataFrame) -> None:
     table = "changes"
     _require_columns(frame, CHANGE_COLUMNS, table)
     _refuse(~frame["patient_id"].isin(patients["patient_id"]), "patient_id is not in the cohort", table)

@@ -1,0 +1,166 @@
+"""What the plan of analyses says of data that carry little: refused, null, or warned, never quietly ok."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from rwe.analyse.plan import CONFOUNDED, DILUTED, NO_GROUP, Findings, run_analyses
+from rwe.evidence.contract import Estimate
+from rwe.study import Protocol
+from rwe.survival.data import CohortTable
+from tests.support import ROOT
+from tests.unit.test_survival_data import NEVER, table
+
+AGE = {"name": "age", "kind": "age_at_index"}
+ECOG = {"name": "ecog", "kind": "observation", "label": "ECOG", "codelist": "car_t"}
+
+
+def run(cohort: CohortTable, *analyses: dict[str, Any], **protocol: Any) -> Findings:
+    content = yaml.safe_load((ROOT / "tests" / "cases_studies" / "tiny_7v9.yaml").read_text())
+    content |= {"covariates": [AGE, ECOG], "landmarks": [30], "horizons": [50], **protocol}
+    content["analyses"] = list(analyses)
+    return run_analyses(Protocol.model_validate(content), cohort)
+
+
+def one(cohort: CohortTable, analysis: str, **asked: Any) -> Estimate:
+    protocol = asked.pop("protocol", {})
+    (found,) = run(cohort, {"analysis": analysis, **asked}, **protocol).estimates
+    return found
+
+
+def eight(**covariates: list[float]) -> CohortTable:
+    """Four start on day 5; everybody dies, between days 20 and 42."""
+    rows = [(f"e{i}", 20 + 7 * i, True, 5.0) for i in range(4)]
+    rows += [(f"u{i}", 21 + 7 * i, True, NEVER) for i in range(4)]
+    return table(rows, **covariates)
+
+
+def nobody_starts() -> CohortTable:
+    return table([(f"u{i}", 21 + 7 * i, True, NEVER) for i in range(4)])
+
+
+MISSING = {"age": [60.0, 50, 70, NEVER, 55, 65, 45, 40], "ecog": [NEVER] * 8}
+
+
+def test_a_model_that_missing_covariates_empty_says_which_are_missing_in_how_many() -> None:
+    cohort = eight(**MISSING)
+    found = run(cohort, {"analysis": "time_dependent_cox", "adjusted_for": ["age", "ecog"]})
+    (e,), (refusal,) = found.estimates, found.refused
+    assert (e.status, e.estimate, e.n) == ("refused", None, 0)
+    assert e.warnings == [
+        "8 patients were left out because a covariate is missing (age, ecog).",
+        "no patient has all covariates (age missing in 1, ecog missing in 8, of 8).",
+    ]
+    assert refusal.reason == e.warnings[1]
+
+
+def test_a_refused_model_still_says_who_was_left_out() -> None:
+    ages = [60.0, NEVER, NEVER, NEVER, 55, 65, 45, 40]
+    rows = eight(age=ages).patients.assign(is_event=False)
+    e = one(CohortTable(rows, eight().changes), "time_dependent_cox", adjusted_for=["age"])
+    assert e.status == "refused"
+    assert e.warnings[0] == "3 patients were left out because a covariate is missing (age)."
+    assert "no event" in e.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("analysis", "role"),
+    [
+        ("naive_logrank", "contrast"),
+        ("landmark_logrank", "sensitivity"),
+        ("mantel_byar", "sensitivity"),
+        ("time_dependent_cox", "sensitivity"),
+        ("landmark_cox", "sensitivity"),
+    ],
+)
+def test_where_nobody_started_nothing_is_compared(analysis: str, role: str) -> None:
+    found = run(nobody_starts(), {"analysis": analysis, "role": role, "landmarks": [22]})
+    (e,), (refusal,) = found.estimates, found.refused
+    n = 3 if analysis.startswith("landmark") else 4
+    assert (e.status, e.estimate, refusal.reason) == ("refused", None, f"nobody started (0 of {n}).")
+
+
+def test_a_test_without_a_statistic_is_refused() -> None:
+    # The exposed are at risk only after the last death of the others, and none of them dies.
+    cohort = table([("a", 90, False, 30.0), ("b", 80, False, 30.0), ("c", 20, True, NEVER)])
+    found = run(cohort, {"analysis": "mantel_byar"})
+    assert found.estimates[0].status == "refused"
+    assert "no test" in found.refused[0].reason
+
+
+def test_survival_beyond_all_follow_up_is_null_and_says_so() -> None:
+    rows = [("a", 90, False, 10.0), ("b", 50, True, 5.0), ("c", 70, False, NEVER), ("d", 80, True, NEVER)]
+    found = run(table(rows), {"analysis": "landmark_kaplan_meier"}, horizons=[40, 55]).estimates
+    early, late = (
+        next(e for e in found if e.parameters.time_days == day and e.contrast.strategy == "maintenance")
+        for day in (40, 55)
+    )
+    # Followed from the landmark of day 30: 60 days for a, 20 for b. Both curves end above 0.
+    assert early.estimate == 0.5
+    assert (early.parameters.time_origin_day, early.contrast.groups) == (30, "started_by_landmark")
+    beyond = next(
+        e for e in run(table(rows), {"analysis": "landmark_kaplan_meier"}, horizons=[61]).estimates
+        if e.estimand == "survival" and e.contrast.strategy == "maintenance"
+    )  # fmt: skip
+    assert late.estimate == 0.5
+    assert (beyond.estimate, beyond.se, beyond.ci_low, beyond.ci_high) == (None, None, None, None)
+    assert beyond.warnings == [
+        "Nobody was followed until 61 days after the landmark, so there is no estimate."
+    ]
+
+
+def test_a_value_of_changing_groups_is_no_groups_survival_and_says_so() -> None:
+    found = run(eight(), {"analysis": "simon_makuch"}, horizons=[25]).estimates
+    assert len(found) == 2
+    assert all(NO_GROUP in e.warnings and e.parameters.time_origin_day == 0 for e in found)
+
+
+def test_an_unadjusted_ratio_is_called_confounded_unless_it_is_called_biased() -> None:
+    ages = [60.0, 50, 70, 62, 55, 65, 45, 40]
+    cohort = eight(age=ages)
+    assert CONFOUNDED in one(cohort, "time_dependent_cox").warnings
+    assert CONFOUNDED in one(cohort, "landmark_cox", landmarks=[6]).warnings
+    assert CONFOUNDED not in one(cohort, "time_dependent_cox", adjusted_for=["age"]).warnings
+    assert CONFOUNDED not in one(cohort, "naive_cox", role="contrast").warnings
+
+
+def test_freezing_the_status_keeps_an_effect_through_it_and_tells_its_price() -> None:
+    rows = [(f"e{i}", 60 + 9 * i, True, 10.0 + i) for i in range(8)]
+    rows += [(f"u{i}", 30 + 11 * i, True, NEVER) for i in range(8)]
+    progressed = [(f"u{i}", "progressed", 5 + 4 * i, 1.0) for i in range(8)] + [("e1", "progressed", 50, 1.0)]
+    cohort = table(rows, progressed)
+    status = {"name": "progressed", "kind": "disease_status", "label": "P", "status": "progressed"}
+    protocol = {
+        "covariates": [status],
+        "disease_status": {"codelist": "car_t", "responding": "car_t", "progressed": "car_t"},
+    }
+    asked = {"adjusted_for": ["progressed"], "variance": "robust", "protocol": protocol}
+    frozen = one(cohort, "time_dependent_cox", **asked, status_after_start="freeze")
+    followed = one(cohort, "time_dependent_cox", **asked)
+    assert (frozen.status, followed.status) == ("ok", "ok")
+    assert frozen.estimate != followed.estimate
+    assert (DILUTED in frozen.warnings, DILUTED in followed.warnings) == (True, False)
+    assert [e.parameters.status_after_start for e in (frozen, followed)] == ["freeze", "follow"]
+    # Everybody outlives the first start, and counts once however many comparisons he is in.
+    assert (frozen.n, frozen.events, frozen.n_by_strategy["maintenance"]) == (16, 16, 8)
+
+
+COMPOSITE = {"name": "second", "codelist": "car_t", "sources": ["medication"], "handling": "composite"}
+
+
+def test_few_events_are_told_for_the_model_and_for_the_smaller_group() -> None:
+    rows = [("e0", 24, True, 5.0), *((f"e{i}", 40 + i, False, 5.0) for i in range(1, 10))]
+    rows += [(f"u{i}", 20 + i, True, NEVER) for i in range(10)]
+    cohort = table(rows)
+    few = "Only 1 death among those who started: the interval is unreliable."
+    assert few in one(cohort, "time_dependent_cox").warnings
+    strict = {"min_events_per_parameter": 12}
+    told = one(cohort, "time_dependent_cox", protocol=strict).warnings
+    assert "Only 11 deaths for 1 coefficient: estimates and intervals are unreliable." in told
+    composite = one(cohort, "time_dependent_cox", protocol={"intercurrent_events": [COMPOSITE]}).warnings
+    assert few.replace("death", "event") in composite
+    both = table([*rows, *((f"f{i}", 60 + i, True, 5.0) for i in range(5))])
+    assert not any("Only" in w for w in one(both, "time_dependent_cox").warnings)

@@ -1,0 +1,42 @@
+"""The table that the command line prints: what it claims beside each estimate."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from rwe import terminal
+from rwe.evidence.contract import Estimate, Parameters
+from tests.unit.evidence_example import ADJUSTED, estimate
+
+FOLLOWED = Parameters(adjusted_for=ADJUSTED, stratified_by=["site"], status_after_start="follow")
+
+
+def printed(estimates: list[Estimate], truth: float | None) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=80).print(terminal.hazard_ratio_table(estimates, truth))
+    return out.getvalue().splitlines()
+
+
+def test_the_truth_stands_only_beside_estimates_of_the_same_effect() -> None:
+    rows = {
+        "primary": (estimate(role="primary", parameters=FOLLOWED), True),
+        "site": (estimate(site="alpha", parameters=FOLLOWED.model_copy(update={"stratified_by": []})), True),
+        "robust": (estimate(variance_method="robust", parameters=FOLLOWED), True),
+        "frozen": (estimate(parameters=FOLLOWED.model_copy(update={"status_after_start": "freeze"})), False),
+        "crude": (estimate(), False),
+        "landmark": (estimate(analysis="landmark_cox", parameters=Parameters(landmark_day=60)), False),
+        "naive": (estimate(analysis="naive_cox", role="contrast", is_biased=True), False),
+    }
+    shown = [line for line in printed([e for e, _ in rows.values()], truth=0.6) if "0.71" in line]
+    assert dict(zip(rows, ("0.60" in line for line in shown), strict=True)) == {
+        name: is_told for name, (_, is_told) in rows.items()
+    }
+
+
+def test_the_table_fits_a_terminal_of_80_columns_and_calls_events_events() -> None:
+    lines = printed([estimate(role="primary", parameters=FOLLOWED)], truth=0.6)
+    assert max(map(len, lines)) <= 80
+    assert "events" in lines[0]
+    assert "deaths" not in lines[0]
