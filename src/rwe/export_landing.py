@@ -258,7 +258,7 @@ class Lander:
         return len(got)
 
     def _take(self, resource: Resource, asked: Collection[str], got: set[str]) -> None:
-        if resource.type == "Medication" and resource.id in asked and resource.id not in got:
+        if resource.type == "Medication" and resource.id and resource.id in asked and resource.id not in got:
             got.add(resource.id)
             if self._wanted.admits(resource):
                 self._write(resource)

@@ -1,0 +1,220 @@
+"""Study files and code lists: read, validated, and told what is wrong with them in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from rwe.codes import Code, InvalidCodeError
+from rwe.errors import StudyError
+from rwe.study.parts import Covariate, Criterion
+from rwe.study.protocol import Protocol
+from rwe.yaml_text import YamlMistakeError, read_yaml
+
+
+@dataclass(frozen=True)
+class Codelist:
+    """A named list of codes, as its CSV file says."""
+
+    name: str
+    codes: tuple[Code, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A protocol with its code lists. `protocol_sha256` covers both: a changed code is a changed protocol."""
+
+    protocol: Protocol
+    codelists: dict[str, Codelist]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.protocol.name
+
+    @property
+    def protocol_sha256(self) -> str:
+        content = {
+            "protocol": self.protocol.model_dump(mode="json"),
+            "codelists": {n: [_code_row(c) for c in cl.codes] for n, cl in sorted(self.codelists.items())},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def codes(self, codelist: str) -> tuple[Code, ...]:
+        return self.codelists[codelist].codes
+
+
+def _code_row(code: Code) -> dict[str, str | bool | None]:
+    return {
+        "system": code.system,
+        "code": code.code,
+        "is_prefix": code.is_prefix,
+        "display": code.display,
+        "source": code.source,
+        "valid_from": code.valid_from.isoformat() if code.valid_from else None,
+        "valid_to": code.valid_to.isoformat() if code.valid_to else None,
+    }
+
+
+CODELIST_COLUMNS = ("system", "code", "display", "source", "valid_from", "valid_to")
+
+
+def load_codelist(name: str, path: Path) -> Codelist:
+    """Read `NAME.csv`. Raises StudyError naming the file and line of the first mistake."""
+    if not path.is_file():
+        near = difflib.get_close_matches(name, [p.stem for p in path.parent.glob("*.csv")], n=1)
+        hint = f"did you mean {near[0]}" if near else "write it there"
+        raise StudyError(f"code list {name!r} is missing", where=str(path), advice=hint)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise StudyError("the code list is not readable as UTF-8 text", where=str(path)) from e
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    if tuple(rows.fieldnames or ()) != CODELIST_COLUMNS:
+        raise StudyError(
+            "the header is not the one of a code list",
+            where=str(path),
+            advice=f"make its first line {','.join(CODELIST_COLUMNS)}",
+        )
+    codes: list[Code] = []
+    for row in rows:
+        line = f"{path}, line {rows.line_num}"
+        if None in row or None in row.values():
+            raise StudyError(
+                f"not {len(CODELIST_COLUMNS)} columns", where=line, advice="quote commas in texts"
+            )
+        try:
+            codes.append(
+                Code(
+                    system=row["system"].strip(),
+                    code=row["code"].strip().removesuffix("*"),
+                    display=row["display"].strip(),
+                    source=row["source"].strip(),
+                    valid_from=date.fromisoformat(row["valid_from"]) if row["valid_from"].strip() else None,
+                    valid_to=date.fromisoformat(row["valid_to"]) if row["valid_to"].strip() else None,
+                    is_prefix=row["code"].strip().endswith("*"),
+                )
+            )
+        except InvalidCodeError as e:
+            raise StudyError(str(e), where=line, advice="correct the code or its system") from e
+        except ValueError as e:
+            raise StudyError(
+                "valid_from or valid_to is no date", where=line, advice="write YYYY-MM-DD"
+            ) from e
+    for code in codes:
+        if codes.count(code) > 1:
+            raise StudyError(f"the code {code.code} stands twice", where=str(path), advice="remove one")
+    if not codes:
+        raise StudyError("the code list has no code", where=str(path), advice="add at least one line")
+    return Codelist(name, tuple(codes))
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file and, from `codelists/` beside it, every code list it names.
+
+    Raises StudyError: what is wrong, in which field or line, and how to mend it.
+    """
+    if not path.is_file():
+        raise StudyError(
+            "there is no such study file", where=str(path), advice="see `rwe study check --help`"
+        )
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except YamlMistakeError as e:
+        raise StudyError(str(e), where=str(path), advice="correct it there") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise StudyError("the file is not readable as UTF-8 text", where=str(path)) from e
+    if not isinstance(content, dict):
+        raise StudyError(
+            "the file holds no mapping of fields", where=str(path), advice="see `rwe study schema`"
+        )
+    try:
+        protocol = Protocol.model_validate(content)
+    except ValidationError as e:
+        raise StudyError(_first_mistake(e), where=str(path), advice=_remedy(e, content)) from e
+    folder = path.parent / "codelists"
+    lists = {name: load_codelist(name, folder / f"{name}.csv") for name in protocol.codelist_names()}
+    return Study(protocol, lists, path)
+
+
+def load_studies(folder: Path) -> list[Study]:
+    """Every study of a folder, in the order of the file names. Two of one name are a StudyError."""
+    studies = [load_study(path) for path in sorted(folder.glob("*.yaml"))]
+    names = [study.name for study in studies]
+    for study in studies:
+        if names.count(study.name) > 1:
+            files = " and ".join(s.path.name for s in studies if s.name == study.name)
+            raise StudyError(
+                f"{files} name their study {study.name!r} both", where=str(folder), advice="change one name:"
+            )
+        if study.path.stem != study.name:
+            raise StudyError(
+                f"the file is called {study.path.name}, its study {study.name}",
+                where=str(folder),
+                advice=f"call the file {study.name}.yaml, or change its field name",
+            )
+    return studies
+
+
+def find_study(name_or_path: str, folder: Path) -> Study:
+    """A study by the path of its file, or by the name it has among the studies of `folder`."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return load_study(path)
+    candidate = folder / f"{name_or_path}.yaml"
+    if not candidate.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise StudyError(
+            f"there is no study {name_or_path!r}", where=str(folder), advice=f"there are: {known}"
+        )
+    return load_study(candidate)
+
+
+def _location(parts: tuple[int | str, ...]) -> str:
+    kinds = {k for union in (Criterion, Covariate) for k in _union_kinds(union)}
+    shown = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]
+    return "".join(shown).lstrip(".") or "the study"
+
+
+def _union_kinds(union: Any) -> list[str]:
+    members = get_args(get_args(union)[0])
+    return [k for m in members for k in get_args(m.model_fields["kind"].annotation)]
+
+
+def _first_mistake(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_input=False)
+    first, rest = details[0], len(details) - 1
+    place = _location(first["loc"])
+    more = f" (and {rest} more)" if rest else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {place}{more}"
+    if first["type"] == "missing":
+        return f"the field {place} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}{more}"
+
+
+def _remedy(error: ValidationError, content: dict[str, Any]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        near = difflib.get_close_matches(str(first["loc"][0]), list(Protocol.model_fields), n=1)
+        if near and near[0] not in content:
+            return f"did you mean {near[0]}"
+    return "`rwe study schema` lists every field"
+
+
+def study_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a study file."""
+    schema = Protocol.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "rwe study protocol"
+    return schema
