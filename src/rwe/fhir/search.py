@@ -6,10 +6,13 @@ Source: HL7 FHIR R4, section 3.1.1 (search); what servers make of it: see each c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
 
 from rwe.fhir.bundle import (
     Bundle,
@@ -32,8 +35,7 @@ _ALIASES = {"patient": {"patient", "subject"}, "subject": {"patient", "subject"}
 Parameters = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """A resource that a search answered. `is_match` is False where it was only included."""
 
     resource: Resource
@@ -104,25 +106,36 @@ def search(
     clock = _clock(answer, bundle)
     seen = {_digest(answer.url)}
     pages = resources = subsetted = malformed = 0
-    while True:
-        found, partial, broken = _split(bundle, ids_only)
-        pages += 1
-        resources += len(found)
-        subsetted += partial
-        malformed += broken
-        on_page(Page(pages, found, ignored))
-        link = bundle.link("next")
-        if link is None:
-            return SearchSummary(pages, resources, subsetted, malformed, clock, ignored)
-        url = client.address(link, resource_type)
-        if _digest(url) in seen:
-            raise client.error(
-                "the server's next link leads back to a page already read",
-                resource_type,
-                advice="try another page_size, and report it to the server's maker",
-            )
-        seen.add(_digest(url))
-        answer, bundle = _read(client, resource_type, url)
+    # The next page travels while this one is cut and landed: half the time is the server's.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-page") as ahead:
+        while True:
+            url = _next(client, resource_type, bundle, seen)
+            coming = None if url is None else ahead.submit(_read, client, resource_type, url)
+            found, partial, broken = _split(bundle, ids_only)
+            pages += 1
+            resources += len(found)
+            subsetted += partial
+            malformed += broken
+            on_page(Page(pages, found, ignored))
+            if coming is None:
+                return SearchSummary(pages, resources, subsetted, malformed, clock, ignored)
+            answer, bundle = coming.result()
+
+
+def _next(client: FhirClient, resource_type: str, bundle: Bundle, seen: set[bytes]) -> str | None:
+    """The address of the next page, None after the last. A page already read is an error, not a loop."""
+    link = bundle.link("next")
+    if link is None:
+        return None
+    url = client.address(link, resource_type)
+    if _digest(url) in seen:
+        raise client.error(
+            "the server's next link leads back to a page already read",
+            resource_type,
+            advice="try another page_size, and report it to the server's maker",
+        )
+    seen.add(_digest(url))
+    return url
 
 
 def _first(client: FhirClient, resource_type: str, query: Parameters) -> tuple[Answer, Bundle]:
