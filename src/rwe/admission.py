@@ -8,8 +8,7 @@ next build, and so does a consent given anew.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -133,8 +132,3 @@ def _days(text: str | None, site: Site) -> tuple[date | None, date | None]:
     except DateShapeError:
         return None, None
     return read.first_day, read.last_day
-
-
-def count_by_reason(refused: Mapping[str, str]) -> str:
-    """`3 no_consent, 1 opt_out`: how many patients are kept out, and why. Takes reasons by patient."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(refused.values()).items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -132,7 +131,9 @@ def _bearing(harvest: Harvest, resource_type: str, codes: Sequence[Token]) -> li
     def collect(page: Page) -> None:
         for found in page.found:
             if found.resource.type == resource_type and found.resource.codes & wanted:
-                matched.append(replace(found.resource, raw=b""))
+                matched.append(
+                    Resource(found.resource.type, b"", found.resource.id, patient=found.resource.patient)
+                )
             elif found.is_match and not found.resource.medication:
                 others[resource_type] += 1
 

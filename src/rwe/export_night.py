@@ -56,16 +56,7 @@ def pull_by_export(  # noqa: PLR0917
     patients who are new to the cohort is pulled by search, and so are records that patients were merged with.
     Raises as `export_site` does, and ConfigError.
     """
-    asked = [harvest.client.base_url, "export", sorted(plan.observation_codes)]
-    sha256 = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
-    bases = [memory.baselines.get(t) for t in types]
-    usable = [b for b in bases if b is not None and b.plan_sha256 == sha256 and b.watermark]
-    overlap = timedelta(minutes=site.overlap_minutes)
-    starts = [at for b in usable if (at := b.history_from(overlap, None))]
-    since = min(starts) if len(starts) == len(types) and not is_full else None
-    covered = frozenset[str]()
-    if since:
-        covered = frozenset.intersection(*(b.patients for b in usable))
+    sha256, since, covered = _question(site, harvest.client.base_url, plan, memory, types, is_full)
 
     def is_known(patient: str) -> bool:
         return memory.pseudonyms.of("Patient", patient) in covered
@@ -98,7 +89,7 @@ def pull_by_export(  # noqa: PLR0917
     errors = list(outcome.errors)
     whole = dict(outcome.watermarks)
     ours = {p for p in merged if p in outcome.patients or is_known(p)}
-    linked = {other for p in ours for other in merged[p] if other not in ours and not is_known(other)}
+    linked = {p for one in ours for p in merged[one] if p not in ours and not is_known(p)}
     newcomers = sorted({*outcome.newcomers, *linked} - set(refused))
     if newcomers:
         try:
@@ -106,16 +97,31 @@ def pull_by_export(  # noqa: PLR0917
         except SiteError as e:
             errors.append(f"the history of patients who are new to the cohort: {e.what}")
             whole = {}
-    scopes = {t: TypeScope(sha256, is_complete=False) for t in types if t not in whole}
-    for resource_type, at in whole.items():
-        scopes[resource_type] = _scope(resource_type, sha256, memory, since, at)
+    scopes = {t: _scope(t, sha256, memory, since, whole.get(t)) for t in types}
     patients = covered | {memory.pseudonyms.of("Patient", p) for p in (*outcome.patients, *newcomers)}
     return ExportNight(outcome, scopes, patients, tuple(errors))
 
 
+def _question(  # noqa: PLR0917
+    site: Site, base_url: str, plan: Plan, memory: Memory, types: Sequence[str], is_full: bool
+) -> tuple[str, datetime | None, frozenset[str]]:
+    """What tells this question from others, the instant to ask from, and whose history is covered then."""
+    asked = [base_url, "export", sorted(plan.observation_codes)]
+    sha256 = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
+    bases = [memory.baselines.get(t) for t in types]
+    usable = [b for b in bases if b is not None and b.plan_sha256 == sha256 and b.watermark]
+    overlap = timedelta(minutes=site.overlap_minutes)
+    starts = [at for b in usable if (at := b.history_from(overlap, None))]
+    if is_full or len(starts) < len(types):
+        return sha256, None, frozenset()
+    return sha256, min(starts), frozenset.intersection(*(b.patients for b in usable))
+
+
 def _scope(
-    resource_type: str, sha256: str, memory: Memory, since: datetime | None, at: datetime
+    resource_type: str, sha256: str, memory: Memory, since: datetime | None, at: datetime | None
 ) -> TypeScope:
+    if at is None:
+        return TypeScope(sha256, is_complete=False)
     base = memory.baselines.get(resource_type) if since else None
     return TypeScope(
         plan_sha256=sha256,

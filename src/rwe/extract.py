@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rwe.admission import opted_out, permitted
@@ -18,14 +18,28 @@ from rwe.codes import Code
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError, SiteError, StudyError, UsageError
+from rwe.export import finish_export
+from rwe.export_night import pull_by_export
+from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.capability import Capability, read_capability
 from rwe.fhir.client import FhirClient
 from rwe.harvest import Cohort, Harvest, Token
 from rwe.known import Known
 from rwe.lake.pseudonyms import Pseudonymiser
-from rwe.landing import Run, RunFacts, ServerIdentity, StudyReference, list_runs, new_run
+from rwe.landing import (
+    Route,
+    Run,
+    RunFacts,
+    RunWriter,
+    ServerIdentity,
+    StudyReference,
+    TypeScope,
+    list_runs,
+    new_run,
+)
 from rwe.night import Memory, Night
 from rwe.progress import SILENT, Progress
+from rwe.site_check import choose_route
 from rwe.study import Study
 from rwe.watermarks import baselines, in_order
 
@@ -153,23 +167,29 @@ def extract_site(
         capability = read_capability(client)
         memory = remember(workspace, site_name)
         harvest = Harvest(client, site, capability, writer, progress)
-        night = Night(harvest, site, memory, is_full=full)
-        patients = _pull(harvest, night, site, plan, refused)
-        if night.first_error and not any(s.is_complete for s in night.scopes.values()):
-            raise night.first_error
-        writer.write_cohort({memory.pseudonyms.of("Patient", p) for p in patients})
-        run = writer.commit(_facts(plan, capability, harvest, night, len(patients)))
+        choice = choose_route(site, capability, tuple(plan.index_codes))
+        if choice.level is not None:
+            pulled = _by_export(workspace, harvest, plan, writer, memory, choice.level, refused, full)
+        else:
+            pulled = _by_search(harvest, Night(harvest, site, memory, is_full=full), plan, refused)
+            pulled = replace(
+                pulled, cohort=frozenset(memory.pseudonyms.of("Patient", p) for p in pulled.cohort)
+            )
+        writer.write_cohort(pulled.cohort)
+        run = writer.commit(_facts(plan, capability, harvest, pulled))
+    if choice.level is not None:
+        finish_export(workspace, site_name)
     result = ExtractionResult(
         site=site_name,
         run=run,
         resources=run.resources,
-        patients=len(patients),
+        patients=len(pulled.cohort),
         requests=sum(sum(counts.values()) for counts in client.requests.values()),
         seconds=time.monotonic() - started,
         warnings=tuple(harvest.warnings),
     )
-    if night.errors:
-        raise PartlyLandedError(result, night.errors)
+    if pulled.errors:
+        raise PartlyLandedError(result, pulled.errors)
     return result
 
 
@@ -185,6 +205,60 @@ def remember(workspace: Workspace, site_name: str) -> Memory:
         known=Known(runs),
         pseudonyms=Pseudonymiser(workspace.pseudonym_key(), site_name),
     )
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    """What a night by either way came to, for the manifest. `cohort` are the patients it was about."""
+
+    route: Route
+    cohort: frozenset[str] = field(repr=False)
+    scopes: Mapping[str, TypeScope]
+    watermarks: Mapping[str, datetime | None]
+    queries: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+def _by_search(harvest: Harvest, night: Night, plan: ExtractionPlan, refused: frozenset[str]) -> _Pulled:
+    patients = _pull(harvest, night, harvest.site, plan, refused)
+    if night.first_error and not any(s.is_complete for s in night.scopes.values()):
+        raise night.first_error
+    whole = {t for t, scope in night.scopes.items() if scope.is_complete}
+    watermarks = {t: at for t, at in harvest.watermarks.items() if t in whole}
+    return _Pulled("search", patients, night.scopes, watermarks, tuple(harvest.queries), night.errors)
+
+
+def _by_export(  # noqa: PLR0917
+    workspace: Workspace,
+    harvest: Harvest,
+    plan: ExtractionPlan,
+    writer: RunWriter,
+    memory: Memory,
+    level: ExportLevel,
+    refused: frozenset[str],
+    is_full: bool,
+) -> _Pulled:
+    wanted = ["Patient", *WHOLE_TYPES, "Medication"]
+    wanted += ["Observation"] if plan.observation_codes else []
+    wanted += ["Consent"] if harvest.site.consent == "required" else []
+    night = pull_by_export(
+        workspace,
+        harvest.site,
+        harvest,
+        plan,
+        writer,
+        memory,
+        types=[t for t in wanted if harvest.offers(t)],
+        level=level,
+        refused=refused,
+        is_full=is_full,
+        progress=harvest.progress,
+    )
+    for sentence in night.outcome.warnings:
+        harvest.warn(sentence)
+    watermarks = {t: night.outcome.watermarks[t] for t, s in night.scopes.items() if s.is_complete}
+    queries = (*night.outcome.queries, *harvest.queries)
+    return _Pulled("export", night.patients, night.scopes, watermarks, queries, night.errors)
 
 
 def _pull(
@@ -215,6 +289,7 @@ def _pull(
         portions = _chunks(plan.observation_codes, _CODES_A_REQUEST)
         night.pull("Observation", patients, leavers, codes=portions)
     night.pull_medications()
+    night.try_again()
     return frozenset(patients)
 
 
@@ -237,22 +312,19 @@ def _chunks(codes: Sequence[Token], size: int) -> list[tuple[Token, ...]]:
     return [tuple(codes[i : i + size]) for i in range(0, len(codes), size)]
 
 
-def _facts(
-    plan: ExtractionPlan, capability: Capability, harvest: Harvest, night: Night, patients: int
-) -> RunFacts:
-    whole = {t for t, scope in night.scopes.items() if scope.is_complete}
+def _facts(plan: ExtractionPlan, capability: Capability, harvest: Harvest, pulled: _Pulled) -> RunFacts:
     return RunFacts(
-        route="search",
+        route=pulled.route,
         time_zone=harvest.site.time_zone,
         server=ServerIdentity(capability.software, capability.version, capability.fhir_version),
         requests=harvest.client.requests,
-        queries=tuple(harvest.queries),
-        watermarks={t: at.isoformat() if at else None for t, at in harvest.watermarks.items() if t in whole},
+        queries=pulled.queries,
+        watermarks={t: at.isoformat() if at else None for t, at in pulled.watermarks.items()},
         studies=plan.studies,
-        patients=patients,
+        patients=len(pulled.cohort),
         warnings=tuple(harvest.finish_warnings()),
-        errors=tuple(night.errors),
-        scopes=night.scopes,
+        errors=pulled.errors,
+        scopes=pulled.scopes,
         clock_ahead=harvest.clock_ahead,
     )
 
@@ -284,14 +356,16 @@ def extract_sites(
             if len(names) == 1:
                 raise
             failures[name] = e
-            if isinstance(e, PartlyLandedError):
-                results.append(e.result)
     raise_for_failures(results, failures)
     return results
 
 
 def raise_for_failures(results: Sequence[ExtractionResult], failures: Mapping[str, RweError]) -> None:
-    """Nothing if no site failed, SiteError if all did, else PartlyExtractedError naming each and why."""
+    """Nothing if no site failed, SiteError if all did, else PartlyExtractedError naming each and why.
+
+    A site of which some types landed counts as both.
+    """
+    results = [*results, *(e.result for e in failures.values() if isinstance(e, PartlyLandedError))]
     if failures and results:
         raise PartlyExtractedError(results, failures)
     if failures:

@@ -69,7 +69,8 @@ class Night:
         self._is_over = False
         self._unreadable: set[str] = set()
         self.scopes: dict[str, TypeScope] = {}
-        self.errors: list[str] = []
+        self._failed: dict[str, Callable[[], TypeScope | None]] = {}
+        self._reasons: dict[str, str] = {}
         self.first_error: SiteError | None = None
 
     def leavers(self, patients: Collection[str]) -> tuple[str, ...]:
@@ -84,21 +85,35 @@ class Night:
     def attempt(self, resource_type: str, work: Callable[[], TypeScope | None]) -> None:
         """Pull a type. What fails is noted, and the next type has its turn; not after several in a row."""
         if self._is_over:
-            self.errors.append(f"{resource_type}: not asked for after the failures before")
+            self._reasons[resource_type] = "not asked for after the failures before"
             return
         try:
             scope = work()
         except SiteError as e:
             self.first_error = self.first_error or e
-            self.errors.append(f"{resource_type}: {e.what}")
+            self._reasons[resource_type] = e.what
+            self._failed[resource_type] = work
             self.scopes[resource_type] = TypeScope(plan_sha256="", is_complete=False)
             self._failures += 1
             stops = isinstance(e, CeilingError | QuietHoursError)
             self._is_over = stops or self._failures >= _ENOUGH_FAILURES
             return
         self._failures = 0
+        self._reasons.pop(resource_type, None)
         if scope is not None:
             self.scopes[resource_type] = scope
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What failed, and why: one sentence a type."""
+        return tuple(f"{name}: {reason}" for name, reason in self._reasons.items())
+
+    def try_again(self) -> None:
+        """Give each type that failed a second chance: much of what goes wrong is over minutes later."""
+        failed, self._failed = self._failed, {}
+        for resource_type, work in failed.items():
+            if not self._is_over:
+                self.attempt(resource_type, work)
 
     def pull_patients(self, patients: Iterable[str], refused: Collection[str] = ()) -> frozenset[str]:
         """Land the Patients, and those they were merged with: their records belong together.
@@ -254,7 +269,7 @@ class Night:
             self._harvest.warn(f"{resource_type}: its history cannot be read to the end; ids were compared")
             self._unreadable.add(resource_type)
             return None
-        known = self._ours(resource_type, question)
+        known = self._ours(resource_type, question) if found else {}
         return [c for c in found if c.resource_id in known]
 
     def _ours(self, resource_type: str, question: _Question) -> dict[str, Resource]:
@@ -281,17 +296,19 @@ class Night:
         """
         if not self._memory.runs:
             return True
-        known = self._ours(resource_type, question)
-        buried = self._bury_what_history_tells(resource_type, question, told or ())
         is_due = self._is_reconcile_due(resource_type) or resource_type in self._unreadable
         to_list = [p for p in question.rest if is_due or (told is None and p in leavers)]
+        compared = {*question.whole, *to_list}
+        if not told and not compared:
+            return False  # nothing to compare: the landed lines need not be read
+        known = self._ours(resource_type, question)
+        buried = self._bury_what_history_tells(resource_type, question, told or ())
         listed: set[str] = set()
         for portion in codes if to_list else ():
             listed |= self._harvest.list_ids(resource_type, to_list, codes=portion)
         if listed - self._landed(resource_type) - known.keys():
             self._harvest.warn(f"{resource_type}: the server lists what is not known; read again")
             self._pull_portions(resource_type, to_list, codes, None)
-        compared = {*question.whole, *to_list}
         here = self._landed(resource_type) | listed | buried
         suspects = sorted(i for i, r in known.items() if r.patient in compared and i not in here)
         return self._confirm(resource_type, suspects, question) and (is_due or not question.rest)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from rwe.config import Workspace
 from rwe.extract import ExtractionResult, extract_site
+from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import DELETED, list_runs
 from rwe.sandbox.hospital import HospitalSpec
-from rwe.sandbox.options import Bulk, Quirks
+from rwe.sandbox.options import Bulk, Extras, Quirks
 from rwe.sandbox.server import RunningHospital, running_hospitals
 from rwe.study import Study
+from rwe.warehouse.build import build
 from rwe.watermarks import watermarks
 from tests.contract.nights import (
     differences,
@@ -196,3 +200,66 @@ def test_nights_by_export_end_where_a_search_begins(tmp_path: Path, study: Study
         assert second.run.manifest.route == "export"
         assert second.run.manifest.scopes["Encounter"].since
         assert_as_fresh(workspace, hospital, study, tmp_path / "fresh")
+
+
+def test_only_patients_who_permit_are_asked_for_and_those_who_opted_out_never(
+    tmp_path: Path, study: Study
+) -> None:
+    with running_hospitals([replace(SPEC, patients=30, extras=Extras(consents=True))]) as [hospital]:
+        everyone = workspace_for(tmp_path / "all", hospital)
+        extract_site(everyone, "north", [study])
+        ids = sorted(p["id"] for p in landed_resources(everyone, "Patient"))
+        (tmp_path / "out.txt").write_text(ids[0] + "\n")
+        strict = workspace_for(
+            tmp_path / "ws", hospital, consent="required", opt_out_file=tmp_path / "out.txt"
+        )
+        result = extract_site(strict, "north", [study])
+        landed = {p["id"] for p in landed_resources(strict, "Patient")}
+        consents = hospital.control.state()["Consent"].values()
+        active = {
+            c["patient"]["reference"].removeprefix("Patient/")
+            for c in consents
+            if c["status"] == "active" and c["provision"]["type"] == "permit"
+        }
+        assert landed
+        assert landed < set(ids) & active - {ids[0]}  # of those who permitted, some consents expired
+        assert any(w.startswith("without a permitting Consent") for w in result.warnings)
+        withdrawn = next(c for c in consents if c["patient"]["reference"] == f"Patient/{min(landed)}")
+        hospital.control.put({**withdrawn, "status": "inactive"})
+        before = patients_of(lake_rows(strict))
+        extract_site(strict, "north", [study])
+        assert len(patients_of(lake_rows(strict))) == len(before) - 1
+
+
+def test_a_merged_record_and_the_one_that_remains_are_both_pulled_in_full(
+    tmp_path: Path, hospital: RunningHospital, study: Study
+) -> None:
+    workspace = workspace_for(tmp_path / "ws", hospital)
+    extract_site(workspace, "north", [study])
+    ours = {p["id"] for p in landed_resources(workspace, "Patient")}
+    patients = hospital.control.state()["Patient"]
+    loser, survivor = min(ours), min(patients.keys() - ours)
+    link = {"other": {"reference": f"Patient/{survivor}"}, "type": "replaced-by"}
+    hospital.control.put({**patients[loser], "link": [link]})
+    extract_site(workspace, "north", [study])
+    landed = landed_resources(workspace, "Encounter")
+    theirs = [e for e in landed if e["subject"]["reference"] == f"Patient/{survivor}"]
+    on_server = hospital.control.state()["Encounter"].values()
+    assert len(theirs) == sum(e["subject"]["reference"] == f"Patient/{survivor}" for e in on_server) > 0
+    merged, remaining = (
+        Pseudonymiser(workspace.pseudonym_key(), "north").of("Patient", i) for i in (loser, survivor)
+    )
+    link_query = "select * from staging.patient_link"
+    database = build(workspace, [study], target=tmp_path / "merged.duckdb").path
+    assert query(database, link_query) == [(merged, remaining)]
+    assert (merged,) not in query(database, "select distinct patient_id from staging.encounter")
+    hospital.control.put({k: v for k, v in patients[loser].items() if k != "link"})
+    extract_site(workspace, "north", [study])
+    database = build(workspace, [study], target=tmp_path / "unmerged.duckdb").path
+    assert query(database, link_query) == []
+    assert (merged,) in query(database, "select distinct patient_id from staging.encounter")
+
+
+def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(duckdb.connect(str(database), read_only=True)) as db:
+        return db.execute(sql).fetchall()

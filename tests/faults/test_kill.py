@@ -23,7 +23,7 @@ from tests.contract.nights import Rows, lake_rows, the_study, workspace_for
 from tests.support import ROOT
 
 #: Slow answers and small pages: the stretch between the first landed byte and the rename is a wide one.
-SPEC = HospitalSpec("north", "a", patients=8, seed=3, quirks=Quirks(latency_seconds=0.05))
+SPEC = HospitalSpec("north", "a", patients=8, seed=3, quirks=Quirks(latency_seconds=0.1))
 FIELDS = {"page_size": 20, "max_concurrency": 1, "patients_per_request": 4}
 
 
@@ -54,9 +54,15 @@ def is_landing(workspace: Workspace) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(hospital: RunningHospital, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, float]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all workspaces lie: they share the key beside them."""
+    return tmp_path_factory.mktemp("kill")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hospital: RunningHospital, folder: Path) -> tuple[Rows, float]:
     """What an undisturbed night makes, and how many seconds it takes."""
-    workspace = on_disk(tmp_path_factory.mktemp("kill") / "undisturbed", hospital)
+    workspace = on_disk(folder / "undisturbed", hospital)
     started = time.monotonic()
     assert start_night(workspace).wait() == 0
     return lake_rows(workspace), time.monotonic() - started
@@ -66,16 +72,18 @@ def strike_and_rerun(
     kills: int, seed: int, hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
 ) -> None:
     expected, seconds = undisturbed
+    seconds *= 0.9
     rng = random.Random(seed)
     struck = in_landing = attempts = 0
     while struck < kills:
         attempts += 1
         assert attempts <= 3 * kills, "the process ended before it could be killed"
-        workspace = on_disk(folder / f"ws{attempts}", hospital)
+        workspace = on_disk(folder / f"seed{seed}-{attempts}", hospital)
         night = start_night(workspace)
         # One moment in each equal part of the night: random, and spread over all of it.
         time.sleep(seconds * (struck + rng.random()) / kills)
         if night.poll() is not None:
+            seconds *= 0.8  # the machine is less busy than it was when the night was measured
             continue
         was_landing = is_landing(workspace)
         night.send_signal(signal.SIGKILL)
@@ -91,13 +99,13 @@ def strike_and_rerun(
 
 
 def test_killed_nights_leave_nothing_that_a_rerun_does_not_put_right(
-    hospital: RunningHospital, undisturbed: tuple[Rows, float], tmp_path: Path
+    hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
 ) -> None:
-    strike_and_rerun(3, 1, hospital, undisturbed, tmp_path / "kills")
+    strike_and_rerun(3, 1, hospital, undisturbed, folder)
 
 
 @pytest.mark.soak
 def test_thirty_killed_nights(
-    hospital: RunningHospital, undisturbed: tuple[Rows, float], tmp_path: Path
+    hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
 ) -> None:
-    strike_and_rerun(30, 2, hospital, undisturbed, tmp_path / "kills")
+    strike_and_rerun(30, 2, hospital, undisturbed, folder)

@@ -65,7 +65,6 @@ for _name in ("connection", "connectionpool", "poolmanager", "response", "util.r
 class _PatientRetry(Retry):
     """Retry that heeds Retry-After, but never longer than LONGEST_PAUSE_SECONDS, and keeps to the budget."""
 
-    DEFAULT_BACKOFF_MAX = 30
     turn: Callable[[], None] | None = None
 
     def new(self, **parameters: Any) -> Self:
@@ -159,6 +158,7 @@ class FhirClient:
             # The POSTs that may be retried are searches, which change nothing.
             allowed_methods=frozenset({"GET", "POST", "DELETE"}),
             backoff_factor=0.5,
+            backoff_max=30,
             backoff_jitter=0.5,
             raise_on_status=False,
             respect_retry_after_header=True,

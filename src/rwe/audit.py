@@ -1,0 +1,96 @@
+"""The audit log of a workspace: who did what, when, for which approval. Only ever appended to.
+
+    WORKSPACE/audit.ndjson      mode 0600, one JSON object a line
+
+It names users of this machine, commands, sites, runs and counts; no id of a patient or of a record, and no
+content. Whoever may read it learns what was done, not to whom.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from rwe.errors import RweError
+
+FILE = "audit.ndjson"
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One deed. `command` is the verb (`extract`, `export`, `erase`); `counts` are by type or table."""
+
+    at: datetime
+    user: str
+    command: str
+    site: str | None = None
+    run: str | None = None
+    approval: str | None = None
+    outcome: str = "done"
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def record(
+    root: Path,
+    command: str,
+    *,
+    site: str | None = None,
+    run: str | None = None,
+    approval: str | None = None,
+    outcome: str = "done",
+    counts: Mapping[str, int] | None = None,
+) -> AuditEntry:
+    """Append an entry to the log of the workspace at `root`, synced to disk before this returns.
+
+    Raises RweError where the log cannot be written: what cannot be recorded is not to be done.
+    """
+    entry = AuditEntry(
+        at=datetime.now(UTC),
+        user=_user(),
+        command=command,
+        site=site,
+        run=run,
+        approval=approval,
+        outcome=outcome,
+        counts=dict(counts or {}),
+    )
+    line = msgspec.json.encode(entry) + b"\n"
+    try:
+        # One write to a file opened for appending: two processes do not cut each other's lines.
+        handle = os.open(root / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as e:
+        raise RweError(
+            "the audit log cannot be written", where=str(root / FILE), advice="check its owner and the disk"
+        ) from e
+    return entry
+
+
+def entries(root: Path) -> Iterator[AuditEntry]:
+    """The log from the oldest entry on; a line cut off by a crash is passed over."""
+    try:
+        lines = (root / FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            yield msgspec.json.decode(line, type=AuditEntry)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}"
