@@ -133,11 +133,11 @@ def export_site(  # noqa: PLR0917
         group=group if level == "group" else None,
         observation_codes=tuple(plan.observation_codes) if use_type_filter else (),
     )
-    store = JobStore(workspace.landing, site_name)
+    store = JobStore(workspace.landing, site_name, workspace.cipher())
     job = _Export(store, site, client, request, progress).run()
     job = replace(job, run=writer.run)
     store.save(job)
-    reader = ExportReader(site_name, store.spill, job.files)
+    reader = ExportReader(site_name, store.spill, job.files, store.cipher)
     tally = Tally()
     members = _members(reader, plan, client, group, scope, is_whole=job.since is None, tally=tally)
     lander = Lander(
@@ -163,8 +163,7 @@ def finish_export(workspace: Workspace, site_name: str) -> None:
 
     Forgetting this call costs disk space until the next export, nothing else.
     """
-    store = JobStore(workspace.landing, site_name)
-    store.load()
+    JobStore(workspace.landing, site_name, workspace.cipher()).load()
 
 
 def _members(
@@ -245,6 +244,7 @@ def _outcome(
         for line in reader.lines(file):
             severities += issue_severities(line)
     errors = [f"{t}: a file never came whole" for t in job.failed]
+    errors += [f"{t}: a file holds no FHIR resource" for t in sorted(lander.tally.alien)]
     is_partial = bool(severities) and not is_harmless(severities)
     if is_partial:
         errors.append(f"the server reports {describe_severities(severities)}")
@@ -259,7 +259,7 @@ def _outcome(
     # An error file does not say of which types something is missing, nor does a lost file of errors or
     # deletions: then no type is known to be whole.
     is_unsure = is_partial or bool(set(job.failed) - set(job.types))
-    whole = [] if is_unsure else [t for t in job.types if t not in job.failed]
+    whole = [] if is_unsure else [t for t in job.types if t not in job.failed and t not in lander.tally.alien]
     return ExportOutcome(
         transaction_time=at,
         patients=patients,
@@ -426,19 +426,20 @@ class _Export:
                 step.advance()
         return job
 
-    def _download(self, job: ExportJob, file: ExportFile, requires_access_token: bool | None) -> ExportJob:
+    def _download(self, job: ExportJob, file: ExportFile, with_token: bool | None) -> ExportJob:
         # Named by its key: a file that is kept never has its place taken by another.
-        name = f"{sha256(file.key.encode()).hexdigest()[:24]}.ndjson"
-        path = self._store.file(name)
+        path = self._store.file(f"{sha256(file.key.encode()).hexdigest()[:24]}.ndjson")
         try:
-            stored = download(self._client, file, path, requires_access_token=requires_access_token)
+            stored = download(
+                self._client, file, path, requires_access_token=with_token, cipher=self._store.cipher
+            )
         except IncompleteFileError:
             path.unlink(missing_ok=True)
             job = replace(job, failed=tuple(dict.fromkeys([*job.failed, file.type])))
         except OSError as e:
             raise self._store.disk_error() from e
         else:
-            done = DoneFile(file.kind, file.type, file.key, name, stored)
+            done = DoneFile(file.kind, file.type, file.key, path.name, stored)
             job = replace(job, files=(*job.files, done))
         self._store.save(job)
         return job

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
+from rwe.crypt import Cipher, UnsealError
 from rwe.errors import LandingError
 from rwe.export_job import DoneFile
 from rwe.fhir.budget import Ceiling
@@ -44,12 +45,13 @@ class Plan(Protocol):
 
 @dataclass
 class Tally:
-    """What came, and what of it landed, by type. Counts only."""
+    """What came, and what of it landed, by type. Counts only. `alien`: a whole file of it was no FHIR."""
 
     landed: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     unasked: Counter[str] = field(default_factory=Counter)
     orphans: Counter[str] = field(default_factory=Counter)
+    alien: set[str] = field(default_factory=set)
     tombstones: int = 0
     lost_medications: int = 0
     bad_deletions: int = 0
@@ -78,6 +80,7 @@ class ExportReader:
     site: str
     spill: Path
     files: Sequence[DoneFile]
+    cipher: Cipher | None = field(default=None, repr=False)
 
     def of(self, kind: str, types: Collection[str] | None = None) -> list[DoneFile]:
         """The files of a kind (and types)."""
@@ -86,8 +89,8 @@ class ExportReader:
     def lines(self, file: DoneFile) -> Iterator[bytes]:
         """Its lines. Raises LandingError where the disk has damaged it since."""
         try:
-            yield from read_lines(self.spill / file.name)
-        except (OSError, EOFError, zlib.error):
+            yield from read_lines(self.spill / file.name, self.cipher)
+        except (OSError, EOFError, zlib.error, UnsealError):
             raise LandingError(
                 "a file of the export is damaged on disk",
                 where=f"site {self.site}",
@@ -207,7 +210,9 @@ class Lander:
             self._gone.discard(_digest(Tombstone(resource.type, resource.id, None)))
 
     def _land_file(self, file: DoneFile) -> None:
+        refused, any_resource = self.tally.refused[file.type], False
         for resource in self._reader.resources(file, self.tally.refused):
+            any_resource = True
             if resource.type == "Medication":
                 if file not in self._with_medications:
                     self._with_medications.append(file)
@@ -220,6 +225,8 @@ class Lander:
                 if patient:
                     self.patients.add(patient)
                 self._write(resource)
+        if not any_resource and self.tally.refused[file.type] > refused:
+            self.tally.alien.add(file.type)
 
     def _land_medications(self, client: FhirClient) -> None:
         missing = set(self._medications)

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from rwe.analyse import analyse
 from rwe.config import Site, Workspace, init_workspace
 from rwe.extract import ExtractionResult, extract_site
 from rwe.fhir.client import FhirClient
 from rwe.fhir.search import Page, search
+from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.study import load_study
-from tests.integration.conftest import CREATININE, SALINE, ThirdPartySite
+from rwe.warehouse.build import build
+from tests.integration.conftest import ATORVASTATIN, CREATININE, SALINE, ThirdPartySite
 
 PAGE_SIZE = 25
 
@@ -50,12 +56,14 @@ def site(third_party_site: ThirdPartySite) -> Site:
 
 
 @pytest.fixture(scope="module")
-def extraction(
-    tmp_path_factory: pytest.TempPathFactory, third_party_site: ThirdPartySite, site: Site
-) -> ExtractionResult:
+def workspace(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Workspace:
     root: Path = tmp_path_factory.mktemp("third_party")
     made = init_workspace(root / "ws", root / "key")
-    workspace = Workspace(made.root, made.settings.model_copy(update={"sites": {"sekmet": site}}))
+    return Workspace(made.root, made.settings.model_copy(update={"sites": {"sekmet": site}}))
+
+
+@pytest.fixture(scope="module")
+def extraction(workspace: Workspace, third_party_site: ThirdPartySite) -> ExtractionResult:
     return extract_site(workspace, "sekmet", [load_study(third_party_site.study_path)])
 
 
@@ -103,6 +111,35 @@ def test_the_server_was_read_page_by_page(extraction: ExtractionResult) -> None:
     assert manifest.server.fhir_version == "4.0.1"
     assert manifest.server.software == "SEKMET FHIR R4 Tester"
     assert all(manifest.watermarks.values())
+
+
+@pytest.mark.usefixtures("extraction")
+def test_it_goes_on_to_evidence(
+    workspace: Workspace, third_party_site: ThirdPartySite, cohort: set[str]
+) -> None:
+    """Time zero, start and follow-up read off what was loaded, by other means than the SQL."""
+    study = load_study(third_party_site.study_path)
+    build(workspace, [study])
+    evidence = analyse(workspace, study).evidence
+    given = [r for r in third_party_site.loaded if r["resourceType"] == "MedicationAdministration"]
+    days: dict[tuple[str, str], dict[str, date]] = {SALINE: {}, ATORVASTATIN: {}}
+    for code, first in days.items():
+        for r in given:
+            if has(r, code) and patient_of(r) in cohort:
+                day = date.fromisoformat(r["effectiveDateTime"][:10])
+                first[patient_of(r)] = min(day, first.get(patient_of(r), day))
+    with closing(duckdb.connect(str(workspace.database), read_only=True)) as db:
+        found = db.execute("select patient_id, index_date, start_day from cohort.survival").fetchall()
+    names = Pseudonymiser(workspace.pseudonym_key(), "sekmet")
+    index = {names.of("Patient", p): day for p, day in days[SALINE].items()}
+    starts = {names.of("Patient", p): day for p, day in days[ATORVASTATIN].items()}
+    assert evidence.cohort.n == len(found) == len(cohort)
+    assert {p: day for p, day, _ in found} == index
+    for patient, _, start_day in found:
+        later = (starts[patient] - index[patient]).days if patient in starts else -1
+        if later >= 0:  # an earlier first record may be followed by another after time zero
+            assert start_day == later
+    assert {e.analysis for e in evidence.estimates} == {"naive_logrank", "mantel_byar"}
 
 
 def test_what_the_server_ignores_is_noticed(site: Site, third_party_site: ThirdPartySite) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode, urljoin
 
 import msgspec
 
+from rwe.crypt import Cipher
 from rwe.errors import SiteError
 from rwe.fhir.budget import QuietHoursError
 from rwe.fhir.bulk_files import IncompleteFileError, Stored, store
@@ -62,6 +63,8 @@ _START_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _STATUS_HEADERS = {"Accept": "application/json"}
+# Asked for FHIR JSON, HAPI wraps the file in a Binary resource.
+_FILE_HEADERS = {"Accept": "application/fhir+ndjson"}
 
 
 @dataclass(frozen=True)
@@ -337,7 +340,12 @@ def _no_manifest(client: FhirClient, body: bytes, error: NotAManifestError) -> S
 
 
 def download(
-    client: FhirClient, file: ExportFile, path: Path, *, requires_access_token: bool | None
+    client: FhirClient,
+    file: ExportFile,
+    path: Path,
+    *,
+    requires_access_token: bool | None,
+    cipher: Cipher | None = None,
 ) -> Stored:
     """Stream one file to disk as it comes and verify it: its `count`, its length, its compression.
 
@@ -349,13 +357,15 @@ def download(
     label = file.type if file.kind == "output" else f"{_LABEL} {file.kind}"
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with client.fetch(file.url, label=label, token=rule, accept=_GONE | {400}) as reply:
+            with client.fetch(
+                file.url, label=label, token=rule, headers=_FILE_HEADERS, accept=_GONE | {400}
+            ) as reply:
                 if reply.status in _GONE or (reply.status == 400 and rule == "never"):
                     raise FileGoneError  # an expired signature is 403, or 400
                 if reply.status >= 400:
                     raise client.error(f"the file is refused (status {reply.status})", label)
                 # Bytes as they come: a JSON type with charset=ISO-8859-1 is still UTF-8 (seen).
-                return store(reply.chunks(_CHUNK, decode=False), path, expected=file.count)
+                return store(reply.chunks(_CHUNK, decode=False), path, expected=file.count, cipher=cipher)
         except (IncompleteFileError, BrokenAnswerError) as e:
             if attempt == _ATTEMPTS:
                 raise IncompleteFileError(getattr(e, "what", "the answer broke off")) from None
