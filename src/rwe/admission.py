@@ -102,9 +102,24 @@ def permitted(consents: Iterable[bytes], site: Site, today: date) -> frozenset[s
         patient = reference_id((consent.patient and consent.patient.reference) or "", "Patient")
         if patient and _is_in_force(consent, site, today):
             permits = consent.provision is not None and consent.provision.type == "permit"
+            if permits and not _is_plain(line):
+                continue  # what modifies it is not understood: it permits nothing
             given = _days(consent.dateTime, site)[1] or date.min
             decisions.setdefault(patient, []).append((given, permits))
     return frozenset(p for p, found in decisions.items() if _permits(found))
+
+
+def _is_plain(line: bytes) -> bool:
+    """Whether nothing in the Consent says that it means something else, or is test data."""
+    content = msgspec.json.decode(line)
+    provision, meta = content.get("provision") or {}, content.get("meta") or {}
+    marks = [*(meta.get("security") or ()), *(meta.get("tag") or ())]
+    return not (
+        "modifierExtension" in content
+        or "implicitRules" in content
+        or "modifierExtension" in provision
+        or any(isinstance(m, dict) and m.get("code") == "HTEST" for m in marks)
+    )
 
 
 def _permits(decisions: list[tuple[date, bool]]) -> bool:

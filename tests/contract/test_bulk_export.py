@@ -262,6 +262,25 @@ def test_a_file_that_never_comes_whole_fails_its_type_and_no_other(
     assert exporter.seen.count("GET file/Condition") == 3
 
 
+def test_a_whole_file_that_holds_no_resource_fails_its_type(
+    tmp_path: Path, httpserver: HTTPServer, study: Study
+) -> None:
+    """HAPI wraps a file asked for as FHIR JSON in a Binary, printed over several lines."""
+    wrapped = b'{\n  "resourceType": "Binary",\n  "contentType": "application/fhir+ndjson"\n}\n'
+    exporter = Exporter(httpserver, bodies={"Condition": wrapped})
+    outcome, run = export(workspace_for(tmp_path, exporter.serve()), study)
+    assert landed(run) == {(t, i) for t, i in expected_to_land() if t != "Condition"}
+    assert "Condition" not in outcome.watermarks
+    with pytest.raises(PartialError, match="Condition: a file holds no FHIR resource"):
+        outcome.raise_if_partial("a")
+
+
+def test_files_are_asked_for_as_ndjson(tmp_path: Path, httpserver: HTTPServer, study: Study) -> None:
+    export(workspace_for(tmp_path, Exporter(httpserver).serve()), study)
+    asked = {r.headers["Accept"] for r, _ in httpserver.log if "/files/" in r.path or "file" in r.path}
+    assert asked == {"application/fhir+ndjson"}
+
+
 @pytest.mark.parametrize(("severity", "is_partial"), [("error", True), ("fatal", True), ("warning", False)])
 def test_a_partial_export_is_no_success(
     tmp_path: Path, httpserver: HTTPServer, study: Study, severity: str, is_partial: bool

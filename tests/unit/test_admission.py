@@ -40,6 +40,12 @@ def consent(patient: str, number: int = 1, **fields: Any) -> dict[str, Any]:
 CASES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "permits": ([consent("p")], True),
     "none at all": ([], False),
+    "is modified in a way not understood": (
+        [consent("p", modifierExtension=[{"url": "http://example.org/not", "valueBoolean": True}])],
+        False,
+    ),
+    "follows rules of its own": ([consent("p", implicitRules="http://example.org/rules")], False),
+    "is test data": ([consent("p", meta={"security": [{"code": "HTEST"}]})], False),
     "denies": ([consent("p", kind="deny")], False),
     "withdrawn": ([consent("p", status="inactive")], False),
     "a draft": ([consent("p", status="draft")], False),
