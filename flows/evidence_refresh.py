@@ -12,6 +12,7 @@ from prefect import flow, task
 
 from rwe import progress
 from rwe.analyse import analyse
+from rwe.audit import audited
 from rwe.config import open_workspace
 from rwe.errors import RweError
 from rwe.report.page import write_report
@@ -24,7 +25,11 @@ def build_database(workspace: str) -> str:
     """The path of the checked, published database."""
     opened = open_workspace(Path(workspace))
     try:
-        return str(build(opened, load_studies(opened.studies), progress=progress.current()).path)
+        studies = load_studies(opened.studies)
+        with audited(opened, "build") as deed:
+            result = build(opened, studies, progress=progress.current())
+            deed.counts = result.tables
+        return str(result.path)
     except RweError:
         raise
     except Exception as e:  # Prefect stores an exception's text, and this one's may hold a record's values
@@ -36,9 +41,13 @@ def analyse_study(workspace: str, study: str) -> str:
     """The path of the study's new report; its evidence.json lies beside it."""
     opened = open_workspace(Path(workspace))
     try:
-        result = analyse(opened, load_study(opened.studies / f"{study}.yaml"), progress=progress.current())
+        read = load_study(opened.studies / f"{study}.yaml")
+        with audited(opened, "analyse", study=study) as deed:
+            result = analyse(opened, read, progress=progress.current())
+            deed.counts = {"patients": result.evidence.cohort.n}
         page = result.path.with_name("report.html")
-        write_report(result.path, page)
+        with audited(opened, "report", study=study):
+            write_report(result.path, page)
     except RweError:
         raise
     except Exception as e:

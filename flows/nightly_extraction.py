@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from rwe import progress
@@ -40,13 +41,35 @@ def extract_one(workspace: str, site: str) -> ExtractionResult:
 def nightly_extraction(workspace: str, sites: list[str] | None = None) -> list[ExtractionResult]:
     """Land every site of the workspace that has a server, or only `sites`.
 
-    Raises PartialError naming the sites that failed (SiteError if all did); what landed is kept.
+    Raises PartlyExtractedError naming the sites that failed and those of which only some types landed
+    (SiteError if nothing landed at all); what landed is kept. A task that crashed counts as a failure.
     """
     opened = open_workspace(Path(workspace))
-    names = sites or [name for name, site in opened.settings.sites.items() if site.base_url]
+    names = dict.fromkeys(sites or [name for name, site in opened.settings.sites.items() if site.base_url])
     futures = {name: extract_one.submit(workspace, name) for name in names}
-    outcomes = {name: future.result(raise_on_failure=False) for name, future in futures.items()}
-    failures = {name: o for name, o in outcomes.items() if isinstance(o, RweError)}
-    results = [o for o in outcomes.values() if isinstance(o, ExtractionResult)]
+    results: list[ExtractionResult] = []
+    failures: dict[str, RweError] = {}
+    for name, future in futures.items():
+        outcome = _outcome(future)
+        if isinstance(outcome, ExtractionResult):
+            results.append(outcome)
+        else:
+            failures[name] = _as_failure(outcome, name)
     raise_for_failures(results, failures)
     return results
+
+
+def _outcome(future: PrefectFuture[ExtractionResult]) -> object:
+    """What came of a site: its result, or whatever stands in its place."""
+    try:
+        return future.result(raise_on_failure=False)
+    except (Exception, SystemExit) as e:  # a run that crashed or was cancelled has no result to give
+        return e
+
+
+def _as_failure(outcome: object, site: str) -> RweError:
+    """The site's own error, or one that names what happened to its task without quoting it."""
+    if isinstance(outcome, RweError):  # PartlyLandedError brings the result of what landed
+        return outcome
+    kind = "no result" if outcome is None else type(outcome).__name__
+    return RweError(f"the task ended with {kind}", where=f"site {site}", advice="see Prefect's log")

@@ -3,8 +3,8 @@ select
     c.resource_id as condition_id, -- Pseudonym of the record.
     coalesce(merged.survivor_id, c.patient_id) as patient_id, -- The patient, merges followed.
     c.site, -- The hospital.
-    c.clinical_status, -- active, recurrence, remission, resolved …
-    c.verification_status, -- confirmed, provisional, refuted …
+    c.clinical_status, -- active, recurrence, relapse, inactive, remission, resolved; else null.
+    c.verification_status, -- confirmed, provisional, refuted …: a code of R4, else null.
     (
         coalesce(c.verification_status, '') not in ('refuted', 'entered-in-error')
         and (c.onset_first_day is null or c.onset_first_day <= c.landed_day)

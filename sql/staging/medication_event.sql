@@ -15,7 +15,6 @@ with record as (
         ) as is_evidence,
         a.medication_source,
         a.medication_resource_id,
-        a.medication_text,
         a.start_day,
         a.start_precision as precision,
         a.start_first_day as first_day,
@@ -35,7 +34,6 @@ with record as (
         d.status in ('in-progress', 'on-hold', 'completed', 'stopped', 'unknown') as is_evidence,
         d.medication_source,
         d.medication_resource_id,
-        d.medication_text,
         case when d.handed_over_first_day is null then d.prepared_day else d.handed_over_day end as start_day,
         coalesce(d.handed_over_precision, d.prepared_precision) as precision,
         coalesce(d.handed_over_first_day, d.prepared_first_day) as first_day,
@@ -55,7 +53,6 @@ with record as (
         s.status in ('active', 'completed', 'stopped', 'on-hold', 'unknown') as is_evidence,
         s.medication_source,
         s.medication_resource_id,
-        s.medication_text,
         s.start_day,
         s.start_precision as precision,
         s.start_first_day as first_day,
@@ -84,7 +81,6 @@ with record as (
         ) as is_evidence,
         r.medication_source,
         r.medication_resource_id,
-        r.medication_text,
         r.authored_day as start_day,
         r.authored_precision as precision,
         r.authored_first_day as first_day,
@@ -101,14 +97,13 @@ select
     record.site, -- The hospital.
     record.resource_type, -- The FHIR type of the record.
     record.tier, -- administration, dispense, statement or request.
-    record.status, -- Status as recorded.
+    record.status, -- Status by the code of R4 for its type; null if it has another or none.
     (
         coalesce(record.is_evidence, false)
         and (record.first_day is null or record.first_day <= record.landed_day)
     ) as is_valid, -- Evidence that the patient had it: by its status, and not dated after it was fetched.
     record.medication_source, -- concept, contained, reference, unresolvable or none.
     record.medication_resource_id, -- Pseudonym of the Medication referred to.
-    coalesce(record.medication_text, m.medication_text) as medication_text, -- The medication in words.
     (
         record.medication_source in ('concept', 'contained')
         or (record.medication_source = 'reference' and m.resource_id is not null)

@@ -2,7 +2,7 @@
 select
     p.resource_id as patient_id, -- Pseudonym of the patient; the key of every table.
     p.site, -- The hospital.
-    p.gender, -- Administrative gender as recorded: male, female, other, unknown.
+    p.gender, -- Administrative gender: male, female, other, unknown; null if it is none of them.
     p.birth_day, -- Day of birth; null where only the month or year is kept.
     p.birth_precision, -- day, month or year.
     p.birth_first_day, -- Earliest possible day of birth.

@@ -3,7 +3,7 @@ select
     p.resource_id as procedure_id, -- Pseudonym of the record.
     coalesce(merged.survivor_id, p.patient_id) as patient_id, -- The patient, merges followed.
     p.site, -- The hospital.
-    p.status, -- Status as recorded.
+    p.status, -- Status by its code of R4; null if it has another or none.
     (
         coalesce(p.status, '') in ('in-progress', 'on-hold', 'stopped', 'completed', 'unknown')
         and (p.start_first_day is null or p.start_first_day <= p.landed_day)

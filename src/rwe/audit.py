@@ -2,8 +2,8 @@
 
     WORKSPACE/audit.ndjson      mode 0600, one JSON object a line
 
-It names users of this machine, commands, sites, runs and counts; no id of a patient or of a record, and no
-content. Whoever may read it learns what was done, not to whom.
+It names users of this machine, commands, sites, studies, runs and counts; no id of a patient or of a record,
+and no content. Whoever may read it learns what was done, not to whom.
 """
 
 from __future__ import annotations
@@ -11,25 +11,32 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from rwe.errors import RweError
+from rwe.config import Workspace
+from rwe.errors import PartialError, RweError
+from rwe.landing import Run
 
 FILE = "audit.ndjson"
 
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One deed. `command` is the verb (`extract`, `export`, `erase`); `counts` are by type or table."""
+    """One deed. `command` is the verb (`extract`, `build`, `erase`); `counts` are by type or table.
+
+    `outcome` is done, partly or failed.
+    """
 
     at: datetime
     user: str
     command: str
     site: str | None = None
+    study: str | None = None
     run: str | None = None
     approval: str | None = None
     outcome: str = "done"
@@ -41,6 +48,7 @@ def record(
     command: str,
     *,
     site: str | None = None,
+    study: str | None = None,
     run: str | None = None,
     approval: str | None = None,
     outcome: str = "done",
@@ -55,25 +63,76 @@ def record(
         user=_user(),
         command=command,
         site=site,
+        study=study,
         run=run,
         approval=approval,
         outcome=outcome,
         counts=dict(counts or {}),
     )
     line = msgspec.json.encode(entry) + b"\n"
+    _append(root, line)
+    return entry
+
+
+def _append(root: Path, line: bytes) -> None:
     try:
         # One write to a file opened for appending: two processes do not cut each other's lines.
         handle = os.open(root / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(handle, line)
-            os.fsync(handle)
+            if line:
+                os.write(handle, line)
+                os.fsync(handle)
         finally:
             os.close(handle)
     except OSError as e:
         raise RweError(
             "the audit log cannot be written", where=str(root / FILE), advice="check its owner and the disk"
         ) from e
-    return entry
+
+
+@dataclass
+class Deed:
+    """What a command under way will have done: filled in as it becomes known, then recorded."""
+
+    run: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def landed(self, run: Run) -> None:
+        """This run, with its lines by type."""
+        self.run, self.counts = run.run, run.resources
+
+
+@contextmanager
+def audited(
+    workspace: Workspace, command: str, *, site: str | None = None, study: str | None = None
+) -> Iterator[Deed]:
+    """Record what is done inside, however it ends: done, partly (PartialError) or failed (anything else).
+
+        with audited(workspace, "build") as deed:
+            deed.counts = build(workspace, studies).tables
+
+    The approval is the workspace's. Raises RweError where the log cannot be written: before the work where
+    that shows then, so that nothing is done unrecorded.
+    """
+    _append(workspace.root, b"")
+    deed, outcome = Deed(), "failed"
+    try:
+        yield deed
+        outcome = "done"
+    except PartialError:
+        outcome = "partly"
+        raise
+    finally:
+        record(
+            workspace.root,
+            command,
+            site=site,
+            study=study,
+            run=deed.run,
+            approval=workspace.settings.approval,
+            outcome=outcome,
+            counts=deed.counts,
+        )
 
 
 def entries(root: Path) -> Iterator[AuditEntry]:

@@ -13,9 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 import typer.exceptions
@@ -23,17 +22,15 @@ from rich.markup import escape
 from rich.padding import Padding
 
 import rwe
-from rwe import terminal
+from rwe import cli_show, terminal
+from rwe.audit import audited
 from rwe.cli_sites import sites_app
 from rwe.config import Workspace, init_workspace, open_workspace
-from rwe.errors import ConfigError, RweError, UsageError
+from rwe.errors import ConfigError, RweError, StudyError, UsageError
 from rwe.resources import bundled
-from rwe.study import find_study, load_studies
+from rwe.study import Study, find_study, load_studies
 from rwe.tracebacks import safe_traceback
-
-if TYPE_CHECKING:
-    from rwe.extract import ExtractionResult
-    from rwe.intake import ImportResult
+from rwe.wording import counted
 
 app = typer.Typer(
     name="rwe",
@@ -80,25 +77,6 @@ def _open(workspace: Path | None) -> Workspace:
     return open_workspace(workspace or _chosen.get())
 
 
-def _show_landed(results: Sequence[ExtractionResult | ImportResult], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(
-            [
-                {"site": r.site, "run": r.run.run, "resources": r.resources, "warnings": list(r.warnings)}
-                for r in results
-            ]
-        )
-        return
-    for r in results:
-        terminal.out.print(f"{r.site}: {sum(r.resources.values()):,} resources landed as run {r.run.run}")
-        _notes(r.warnings)
-
-
-def _print_json(result: Any) -> None:
-    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    typer.echo(json.dumps(plain, default=str, indent=1))
-
-
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make a workspace of.")],
@@ -122,13 +100,21 @@ def init(
 def extract(
     workspace: WorkspaceOption = None,
     site: Annotated[list[str] | None, typer.Option("--site", help="Only this site; may repeat.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Pull everything again, not only what is new.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate requests and rows; land nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pull the cohort of every study from the sites' FHIR servers, and land it.
 
     Example: rwe extract --site charite
+
+    Example: rwe extract --dry-run
     """
-    from rwe.extract import PartlyExtractedError, extract_sites
+    from rwe.extract import PartlyExtractedError, PartlyLandedError, extract_sites
 
     opened = _open(workspace)
     studies = load_studies(opened.studies)
@@ -139,35 +125,62 @@ def extract(
             where=str(opened.root / "rwe.yaml"),
             advice="declare one under sites:, or hand files over with `rwe import`",
         )
+    if dry_run:
+        _estimate(opened, names, studies, as_json=as_json)
+        return
     try:
         with terminal.progress_bars() as bars:
-            results = extract_sites(opened, names, studies, progress=bars)
+            results = extract_sites(opened, names, studies, full=full, progress=bars)
     except PartlyExtractedError as e:
-        _show_landed(e.results, as_json=as_json)
+        cli_show.landed(e.results, for_program=as_json)
         raise
-    _show_landed(results, as_json=as_json)
+    except PartlyLandedError as e:
+        cli_show.landed([e.result], for_program=as_json)
+        raise
+    cli_show.landed(results, for_program=as_json)
+
+
+def _estimate(opened: Workspace, names: Sequence[str], studies: Sequence[Study], *, as_json: bool) -> None:
+    from rwe.estimate import PartlyEstimatedError, estimate_sites
+
+    try:
+        with terminal.progress_bars() as bars:
+            results = estimate_sites(opened, names, studies, progress=bars)
+    except PartlyEstimatedError as e:
+        cli_show.estimates(e.results, for_program=as_json)
+        raise
+    cli_show.estimates(results, for_program=as_json)
 
 
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of files handed over.")],
     site: Annotated[str, typer.Option("--site", help="The site they come from; declared if it is new.")],
+    time_zone: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="Of a new site, such as Europe/Berlin; else UTC.")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Land files a hospital handed over: *.ndjson and *.json, also .gz and .zst, resources or Bundles.
 
-    Example: rwe import handed-over/ --site charite
+    Example: rwe import handed-over/ --site charite --time-zone Europe/Berlin
     """
     from rwe.intake import PartlyImportedError, import_folder
 
+    opened = _open(workspace)
     try:
-        with terminal.progress_bars() as bars:
-            result = import_folder(_open(workspace), folder, site, progress=bars)
+        with terminal.progress_bars() as bars, audited(opened, "import", site=site) as deed:
+            try:
+                result = import_folder(opened, folder, site, time_zone=time_zone, progress=bars)
+            except PartlyImportedError as e:
+                deed.landed(e.result.run)
+                raise
+            deed.landed(result.run)
     except PartlyImportedError as e:
-        _show_landed([e.result], as_json=as_json)
+        cli_show.landed([e.result], for_program=as_json)
         raise
-    _show_landed([result], as_json=as_json)
+    cli_show.landed([result], for_program=as_json)
 
 
 @app.command()
@@ -179,14 +192,18 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     from rwe.warehouse.build import build as build_database
 
     opened = _open(workspace)
-    with terminal.progress_bars() as bars:
-        result = build_database(opened, load_studies(opened.studies), progress=bars)
+    studies = load_studies(opened.studies)
+    with terminal.progress_bars() as bars, audited(opened, "build") as deed:
+        result = build_database(opened, studies, progress=bars)
+        deed.counts = result.tables
     if as_json:
-        _print_json(result)
+        cli_show.as_json(result)
         return
     terminal.say(terminal.out, f"Published {result.path}")
+    cli_show.built(result.sites)
     for finding in result.quality:
-        terminal.out.print(f"{finding.severity}: {escape(finding.message)} ({finding.rows:,} rows)")
+        rows = counted(finding.rows, "row")
+        terminal.say(terminal.out, f"{finding.severity}: {finding.message} ({rows})")
 
 
 @app.command()
@@ -198,19 +215,16 @@ def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     from rwe.analyse import analyse as run_analyses
 
     opened = _open(workspace)
-    with terminal.progress_bars() as bars:
-        result = run_analyses(opened, find_study(study, opened.studies), progress=bars)
+    found = find_study(study, opened.studies)
+    with terminal.progress_bars() as bars, audited(opened, "analyse", study=found.name) as deed:
+        result = run_analyses(opened, found, progress=bars)
+        deed.counts = {"patients": result.evidence.cohort.n}
     if as_json:
-        _print_json({"refresh": result.refresh, "evidence": str(result.path)})
+        cli_show.as_json({"refresh": result.refresh, "evidence": str(result.path)})
         return
     terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
-    _notes(result.evidence.warnings)
+    cli_show.notes(result.evidence.warnings)
     terminal.say(terminal.out, f"Evidence: {result.path}")
-
-
-def _notes(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        terminal.say(terminal.out, f"Note: {warning}")
 
 
 @app.command()
@@ -223,8 +237,10 @@ def report(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
     from rwe.report.page import write_report
 
     opened = _open(workspace)
-    folder = latest_folder(opened, find_study(study, opened.studies).name)
-    write_report(folder / "evidence.json", folder / "report.html")
+    name = find_study(study, opened.studies).name
+    with audited(opened, "report", study=name):
+        folder = latest_folder(opened, name)
+        write_report(folder / "evidence.json", folder / "report.html")
     terminal.say(terminal.out, f"Report: {folder / 'report.html'}")
 
 
@@ -243,32 +259,17 @@ def refresh(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
 
 @app.command()
 def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """The last run of each site, what landed, and what has been published.
+    """Each site's last run, how fresh it is, what failed; what was refused and published.
 
     Example: rwe status
     """
-    from rwe.landing import list_runs
+    from rwe.status import workspace_status
 
-    opened = _open(workspace)
-    last = {run.site: run for run in list_runs(opened.landing)}
-    rows = [
-        {
-            "site": name,
-            "last_run": last[name].run if name in last else None,
-            "route": last[name].manifest.route if name in last else None,
-            "finished_at": last[name].manifest.finished_at if name in last else None,
-            "resources": sum(f.lines for f in last[name].manifest.files) if name in last else 0,
-        }
-        for name in opened.settings.sites
-    ]
+    found = workspace_status(_open(workspace))
     if as_json:
-        _print_json({"sites": rows, "published": opened.database.exists()})
-        return
-    for row in rows:
-        landed = f"{row['resources']:,} resources in run {row['last_run']} ({row['route']})"
-        terminal.out.print(f"{row['site']}: {landed if row['last_run'] else 'nothing landed yet'}")
-    shown = str(opened.database) if opened.database.exists() else "nothing yet; run `rwe build`"
-    terminal.say(terminal.out, f"Published: {shown}")
+        cli_show.as_json(found)
+    else:
+        cli_show.status(found)
 
 
 @app.command()
@@ -319,13 +320,27 @@ def study_check(
         if workspace or _chosen.get():
             raise
         opened = None  # a study can be checked anywhere
-    study = find_study(file, opened.studies if opened else bundled("studies"))
+    study = _find_anywhere(file, opened)
     terminal.out.print(f"[bold]{escape(study.protocol.title)}[/] ({study.name} {study.protocol.version})")
     for heading, sentences in explain(study).items():
         terminal.out.print(f"\n[bold]{heading}[/]")
         for sentence in sentences:
             terminal.out.print(Padding(escape(sentence), (0, 0, 0, 2)))
     terminal.out.print(f"\nProtocol hash {study.protocol_sha256}")
+
+
+def _find_anywhere(file: str, opened: Workspace | None) -> Study:
+    if opened is not None:
+        return find_study(file, opened.studies)
+    try:
+        return find_study(file, bundled("studies"))
+    except StudyError:
+        if Path(file).suffix in {".yaml", ".yml"} or Path(file).exists():
+            raise
+        raise StudyError(
+            f"there is no study {file!r} here",
+            advice="give a path, or the name of a study in a workspace (-w DIR)",
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> None:

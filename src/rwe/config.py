@@ -24,6 +24,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rwe.crypt import Cipher
 from rwe.errors import ConfigError
 from rwe.scratch import locked
 from rwe.site_settings import Part, Site
@@ -33,6 +34,7 @@ __all__ = [
     "KEY_BYTES",
     "SITE_NAME",
     "TEMPLATE",
+    "Encryption",
     "Environment",
     "Pseudonyms",
     "Settings",
@@ -52,20 +54,41 @@ class Pseudonyms(Part):
     key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
 
 
+class Encryption(Part):
+    key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
+
+
 class Settings(Part):
     """The content of rwe.yaml."""
 
     version: Literal[1] = 1
     pseudonyms: Pseudonyms
+    encryption: Encryption | None = Field(
+        default=None, description="With a key, landing, lake and quarantine are encrypted at rest."
+    )
     birth_date: Literal["day", "month", "year"] = Field(
         default="day", description="How much of a birth date enters the lake."
     )
     validation: Literal["strict", "sample", "off"] = Field(
         default="sample", description="How many resources fhir.resources checks besides the cheap checks."
     )
+    approval: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="The number under which an ethics committee or a hospital approved the work. It goes into"
+        " the audit log with everything that is done.",
+    )
     sites: dict[Annotated[str, Field(pattern=SITE_NAME.pattern)], Site] = Field(
         default={}, description="By name."
     )
+
+    @field_validator("approval", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        if value is None or isinstance(value, str):
+            return value
+        raise ValueError('YAML reads it as a number or a date; put it in quotes, as "2024-017"')
 
     @field_validator("sites", mode="before")
     @classmethod
@@ -74,11 +97,12 @@ class Settings(Part):
 
 
 class Environment(BaseSettings):
-    """What the environment may say: RWE_WORKSPACE, RWE_PSEUDONYM_KEY (hex)."""
+    """What the environment may say: RWE_WORKSPACE, RWE_PSEUDONYM_KEY and RWE_ENCRYPTION_KEY (hex)."""
 
     model_config = SettingsConfigDict(env_prefix="RWE_")
     workspace: Path | None = None
     pseudonym_key: str | None = Field(default=None, repr=False)
+    encryption_key: str | None = Field(default=None, repr=False)
 
 
 class Workspace:
@@ -107,8 +131,22 @@ class Workspace:
 
     def pseudonym_key(self) -> bytes:
         """The 32 bytes of the key. From RWE_PSEUDONYM_KEY, else from the key file."""
-        text = Environment().pseudonym_key
-        path = self.settings.pseudonyms.key_file.expanduser()
+        advice = "restore it: with another key all patients get other pseudonyms"
+        return self._key("pseudonym", Environment().pseudonym_key, self.settings.pseudonyms.key_file, advice)
+
+    def cipher(self) -> Cipher | None:
+        """What encrypts at rest, with the key from RWE_ENCRYPTION_KEY or the key file; None: nothing does.
+
+        Raises ConfigError where the key cannot be read, or lies open.
+        """
+        text, setting = Environment().encryption_key, self.settings.encryption
+        if text is None and setting is None:
+            return None
+        path = setting.key_file if setting else Path("RWE_ENCRYPTION_KEY")
+        return Cipher(self._key("encryption", text, path, "restore it: nothing can be read without it"))
+
+    def _key(self, name: str, text: str | None, key_file: Path, advice: str) -> bytes:
+        path = key_file.expanduser()
         if text is None:
             if path.resolve().is_relative_to(self.root.resolve()):
                 raise ConfigError(
@@ -117,19 +155,15 @@ class Workspace:
             try:
                 text = path.read_text(encoding="ascii")
             except (OSError, UnicodeDecodeError) as e:
-                raise ConfigError(
-                    "the pseudonym key cannot be read",
-                    where=str(path),
-                    advice="restore it: with another key all patients get other pseudonyms",
-                ) from e
+                raise ConfigError(f"the {name} key cannot be read", where=str(path), advice=advice) from e
             if path.stat().st_mode & 0o077:
-                raise ConfigError("others can read the pseudonym key", where=str(path), advice="chmod 600 it")
+                raise ConfigError(f"others can read the {name} key", where=str(path), advice="chmod 600 it")
         try:
             key = bytes.fromhex(text.strip())
         except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
-            raise ConfigError(f"the pseudonym key is not {KEY_BYTES} bytes in hex", where=str(path))
+            raise ConfigError(f"the {name} key is not {KEY_BYTES} bytes in hex", where=str(path))
         return key
 
 
@@ -201,11 +235,19 @@ version: 1
 pseudonyms:
   key_file: {key_file}
 
+# With a key, what is landed, the lake and the quarantine are encrypted at rest (docs/encryption.md).
+# encryption:
+#   key_file: /etc/rwe/encryption.key
+
 # How much of a birth date enters the lake: day, month or year. Ages are computed from what is kept.
 birth_date: day
 
 # Cheap checks look at every resource. fhir.resources also checks: all (strict), a sample, or none (off).
 validation: sample
+
+# The number under which this work is approved (ethics committee, hospital). It stands in audit.ndjson beside
+# whatever is done: extract, import, build, analyse, report. No number: null.
+approval: null
 
 # One entry a hospital. Credentials never belong here. To use the example below, take the braces away and
 # remove `# ` from its lines. A site that hands over files needs no base_url: `rwe import DIR --site NAME`

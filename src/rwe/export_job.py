@@ -3,6 +3,8 @@
     landing/site=S/.export.json     the job                      0600
     landing/site=S/.export/         its files, as they came      0700, cleared once their run is landed
 
+With a cipher both are encrypted and end in `.enc`; a job begun without one is gone on with.
+
 The caller holds the site's lock (`rwe.landing.new_run`), so there is one job a site at a time.
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from rwe.crypt import SUFFIX, Cipher, OtherKeyError, UnsealError, place
 from rwe.errors import LandingError
 from rwe.fhir.bulk_files import Stored, is_intact
 from rwe.fhir.bulk_manifest import FileKind
@@ -78,14 +81,17 @@ class _Kept:
 class JobStore:
     """The job and the files of one site, on disk."""
 
-    def __init__(self, landing: Path, site: str) -> None:
-        self.site = site
+    def __init__(self, landing: Path, site: str, cipher: Cipher | None = None) -> None:
+        self.site, self.cipher = site, cipher
         self._folder = landing / f"site={site}"
-        self._path = self._folder / _JOB
+        self._plain, self._sealed = self._folder / _JOB, self._folder / f"{_JOB}{SUFFIX}"
         self.spill = self._folder / _SPILL
 
     def load(self) -> ExportJob | None:
-        """The job that is to be gone on with, if any: its files are there, and its run is not landed yet."""
+        """The job that is to be gone on with, if any: its files are there, and its run is not landed yet.
+
+        Raises LandingError where it is encrypted and the key at hand is not its key.
+        """
         job = self._read().job
         if job is None:
             return None
@@ -121,21 +127,32 @@ class JobStore:
         self._clear()
 
     def file(self, name: str) -> Path:
-        """Where the file of this name goes."""
+        """Where the file of this name goes; its name then says whether it is encrypted."""
         self._private(self.spill)
-        return self.spill / name
+        return self.spill / (name + SUFFIX if self.cipher else name)
 
     def _clear(self) -> None:
         shutil.rmtree(self.spill, ignore_errors=True)
 
     def _read(self) -> _Kept:
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
-        except FileNotFoundError:
-            return _Kept(SCHEMA_VERSION)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            kept = msgspec.json.decode(self._content(), type=_Kept)
+        except OtherKeyError:
+            raise LandingError(
+                "the export under way is encrypted with another key",
+                where=f"site {self.site}",
+                advice="give its key back in `encryption.key_file` of rwe.yaml or in RWE_ENCRYPTION_KEY",
+            ) from None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, UnsealError):
             return _Kept(SCHEMA_VERSION)  # it only saves work: without it, a new export begins
         return kept if kept.schema_version == SCHEMA_VERSION else _Kept(SCHEMA_VERSION)
+
+    def _content(self) -> bytes:
+        if not self._sealed.exists():
+            return self._plain.read_bytes()
+        if self.cipher is None:
+            raise OtherKeyError
+        return self.cipher.unseal(self._sealed.read_bytes(), place(self._sealed))
 
     def _private(self, folder: Path) -> None:
         try:
@@ -146,14 +163,19 @@ class JobStore:
 
     def _write(self, kept: _Kept) -> None:
         self._private(self._folder)
-        aside = self._path.with_suffix(".json.part")
+        path, content = self._plain, msgspec.json.encode(kept)
+        if self.cipher:
+            path, content = self._sealed, self.cipher.seal(content, place(self._sealed))
+        aside = self._folder / f"{_JOB}.part"
         try:
             handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as f:
-                f.write(msgspec.json.encode(kept))
+                f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
-            aside.replace(self._path)
+            aside.replace(path)
+            if self.cipher:
+                self._plain.unlink(missing_ok=True)
             folder = os.open(self._folder, os.O_RDONLY)
             try:
                 os.fsync(folder)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rwe.admission import opted_out, permitted
+from rwe.audit import Deed, audited
 from rwe.codes import Code
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
@@ -42,6 +43,7 @@ from rwe.progress import SILENT, Progress
 from rwe.site_check import choose_route
 from rwe.study import Study
 from rwe.watermarks import baselines, in_order
+from rwe.wording import counted
 
 #: Pulled whole for every patient of the cohort, whatever the studies ask.
 WHOLE_TYPES = (
@@ -53,7 +55,7 @@ WHOLE_TYPES = (
     "MedicationDispense",
     "MedicationStatement",
 )
-_CODES_A_REQUEST = 50
+CODES_A_REQUEST = 50
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class PartlyExtractedError(PartialError):
         done = ", ".join(r.site for r in results)
         sites = {r.site for r in results} | failures.keys()
         super().__init__(
-            f"{len(failures)} of {len(sites)} sites failed: {_reasons(failures)}",
+            f"{len(failures)} of {counted(len(sites), 'site')} failed: {_reasons(failures)}",
             advice=f"landed and kept: {done}; run it again for the others with --site",
         )
 
@@ -155,15 +157,25 @@ def extract_site(
     """Find the cohort of all `studies` at one site and land what is new of its patients since the last run.
 
     With `full` everything is pulled, whatever the watermarks say. A site without a patient of the cohort
-    lands an empty run with a warning. Raises PartlyLandedError where some types failed (the others are
+    lands an empty run with a warning. The audit log gets an entry, however it ends; where that cannot be
+    written nothing is asked (RweError). Raises PartlyLandedError where some types failed (the others are
     landed), and, with nothing landed, ConfigError, StudyError, SiteError (the server), LandingError (the
     disk, the lock).
     """
-    site = workspace.site(site_name)
+    workspace.site(site_name)
     plan = plan_extraction(studies)
+    with audited(workspace, "extract", site=site_name) as deed:
+        return _extract(workspace, site_name, plan, deed, full=full, progress=progress)
+
+
+def _extract(
+    workspace: Workspace, site_name: str, plan: ExtractionPlan, deed: Deed, *, full: bool, progress: Progress
+) -> ExtractionResult:
+    site = workspace.site(site_name)
     refused = opted_out(site_name, site)
     started = time.monotonic()
-    with FhirClient(site_name, site) as client, new_run(workspace.landing, site_name) as writer:
+    landing = new_run(workspace.landing, site_name, cipher=workspace.cipher())
+    with FhirClient(site_name, site) as client, landing as writer:
         capability = read_capability(client)
         memory = remember(workspace, site_name)
         harvest = Harvest(client, site, capability, writer, progress)
@@ -177,6 +189,7 @@ def extract_site(
             )
         writer.write_cohort(pulled.cohort)
         run = writer.commit(_facts(plan, capability, harvest, pulled))
+    deed.landed(run)
     if choice.level is not None:
         finish_export(workspace, site_name)
     result = ExtractionResult(
@@ -195,7 +208,7 @@ def extract_site(
 
 def remember(workspace: Workspace, site_name: str) -> Memory:
     """What earlier runs of the site left to build on. Raises LandingError, ConfigError (the key)."""
-    runs = in_order(list_runs(workspace.landing, site_name))
+    runs = in_order(list_runs(workspace.landing, site_name, cipher=workspace.cipher()))
     archived = {
         p.stem.removeprefix("run=") for p in workspace.lake.glob(f"_runs/site={site_name}/run=*.json")
     }
@@ -279,14 +292,16 @@ def _pull(
         leavers = tuple(p for p in leavers if p in may_enter)
         cohort = cohort.without(refused)
         if kept_out:
-            harvest.warn(f"without a permitting Consent, and not asked for: {len(kept_out)} patients")
+            harvest.warn(
+                f"without a permitting Consent, and not asked for: {counted(len(kept_out), 'patient')}"
+            )
     # A merged record may be one that left; everyone in the cohort comes first.
     everyone = night.pull_patients({*cohort.patients, *leavers}, refused)
     patients = tuple(sorted(everyone - set(leavers)))
     for resource_type in WHOLE_TYPES:
         night.pull(resource_type, patients, leavers)
     if plan.observation_codes:
-        portions = _chunks(plan.observation_codes, _CODES_A_REQUEST)
+        portions = _chunks(plan.observation_codes, CODES_A_REQUEST)
         night.pull("Observation", patients, leavers, codes=portions)
     night.pull_medications()
     night.try_again()
@@ -339,12 +354,15 @@ def extract_sites(
 ) -> list[ExtractionResult]:
     """Extract one site after the other; what one fails at does not stop the others. `full`: see extract_site.
 
+    A site named twice is extracted once.
+
     Raises PartlyExtractedError if some sites failed (the others are landed), SiteError if all did, the
     site's own error if there is only one, and UsageError (wrong settings, studies) before anything is asked.
     """
     if not names:
         raise UsageError("no site to extract from", advice="declare one with a base_url in rwe.yaml")
     plan_extraction(studies)
+    names = tuple(dict.fromkeys(names))
     for name in names:
         FhirClient(name, workspace.site(name)).close()
     results: list[ExtractionResult] = []
@@ -373,6 +391,9 @@ def raise_for_failures(results: Sequence[ExtractionResult], failures: Mapping[st
 
 
 def _reasons(failures: Mapping[str, RweError]) -> str:
-    return " / ".join(
-        f"{name}: {str(e).rstrip('.').removeprefix(f'site {name}, ')}" for name, e in failures.items()
-    )
+    return " / ".join(f"{name}: {_without_site(name, e)}" for name, e in failures.items())
+
+
+def _without_site(name: str, error: RweError) -> str:
+    sentence = str(error).rstrip(".")
+    return sentence.removeprefix(f"site {name}, ").removeprefix(f"site {name}: ")

@@ -34,7 +34,7 @@ _SEARCHES = 3  # one whose next link expired is begun again
 _PROBED = ("Encounter", "Condition", "Procedure", "MedicationAdministration")
 _PROBES = 5
 #: Epic wants a category on every search of Observations.
-_CATEGORIES = "laboratory,vital-signs,survey,exam,imaging,procedure,therapy,activity,social-history"
+CATEGORIES = "laboratory,vital-signs,survey,exam,imaging,procedure,therapy,activity,social-history"
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,11 @@ class Harvest:
             self._refuse_everyone(resource_type, page, frozenset(patients))
             ids.update(f.resource.id for f in page.found if f.resource.patient in patients)
 
-        self.ask(resource_type, [("patient", self._patients(patients))], "patient={patients}", collect)
+        self.ask(resource_type, [("patient", self.patient_values(patients))], "patient={patients}", collect)
         return ids
 
-    def _patients(self, ids: Iterable[str]) -> str:
+    def patient_values(self, ids: Iterable[str]) -> str:
+        """The value of the parameter `patient` that means any of the patients, as this server wants it."""
         return any_of(f"{self._prefix}{i}" for i in ids)
 
     def _refuse_everyone(self, resource_type: str, page: Page, asked: frozenset[str]) -> None:
@@ -280,7 +281,7 @@ class Harvest:
         *,
         ids_only: bool = False,
     ) -> frozenset[str]:
-        parameters = [("patient", self._patients(sorted(batch)))]
+        parameters = [("patient", self.patient_values(sorted(batch)))]
         template = "patient={patients}"
         if codes:
             parameters.append(("code", any_of(token(*c) for c in codes)))
@@ -292,7 +293,7 @@ class Harvest:
         if ids_only:
             parameters.append(("_elements", "id"))
             template += "&_elements=id"
-        category = [("category", _CATEGORIES)]
+        category = [("category", CATEGORIES)]
         if resource_type != "Observation" or self._demands_category:
             more = category if resource_type == "Observation" else []
             return self.ask(resource_type, parameters + more, template, on_page, ids_only=ids_only)

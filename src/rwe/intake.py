@@ -17,6 +17,7 @@ from rwe.handover import NUMBERING, FolderContent, FoundFile, Problem, find_file
 from rwe.landing import DELETED, UNREADABLE, Run, RunFacts, RunWriter, new_run
 from rwe.progress import SILENT, Progress
 from rwe.unpacking import LONGEST_BYTES, DamagedFileError
+from rwe.wording import counted
 
 _NAMED = 5  # places named in one message; the manifest names more
 _NAMED_IN_MANIFEST = 1_000
@@ -274,7 +275,12 @@ def _problems(tally: _Tally) -> list[str]:
 
 
 def _nothing(tally: _Tally, found: FolderContent, folder: Path) -> UsageError:
-    files = f"none of the {len(found.files)} files holds a FHIR resource"
+    number = len(found.files)
+    files = (
+        "the only file holds no FHIR resource"
+        if number == 1
+        else f"none of the {number:,} files holds a FHIR resource"
+    )
     if not tally.damaged:
         return UsageError(files, where=str(folder), advice="each must hold R4 resources as JSON")
     return UsageError(
@@ -285,12 +291,12 @@ def _nothing(tally: _Tally, found: FolderContent, folder: Path) -> UsageError:
 
 
 def _partly(result: ImportResult, tally: _Tally, folder: Path) -> PartlyImportedError:
-    landed = f"{sum(result.resources.values())} resources"
+    landed = counted(sum(result.resources.values()), "resource")
     if result.tombstones:
-        landed += f" and {result.tombstones} deletions"
+        landed += f" and {counted(result.tombstones, 'deletion')}"
     return PartlyImportedError(
         "; ".join(_problems(tally)),
         where=str(folder),
-        advice=f"{NUMBERING}; {landed} are landed; ask the hospital for the rest again",
+        advice=f"{NUMBERING}; landed: {landed}; ask the hospital for the rest again",
         result=result,
     )

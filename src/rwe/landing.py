@@ -7,6 +7,8 @@ runs apart; whoever holds it may clear away what a killed run left behind. One l
 Lines that are no resource at all land too, as the type `_unreadable`, so that all counts add up. What the
 server deleted lands as the type `_deleted` (see `rwe.fhir.deletions`). `_cohort.zst` names, by pseudonym, the
 patients the run was about: who is not in it has no history here yet.
+
+Given a cipher, all files but the manifest are encrypted and end in `.enc`; runs from before stay readable.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
@@ -29,7 +31,9 @@ import msgspec
 import zstandard
 
 from rwe import __version__
+from rwe.crypt import SUFFIX, Cipher, Source, UnsealError
 from rwe.errors import LandingError
+from rwe.landed_files import CHUNK, LEVEL, FileWriter, HashingReader
 from rwe.manifest import (
     LandedFile,
     Manifest,
@@ -69,8 +73,6 @@ _SPECIAL = frozenset({UNREADABLE, DELETED})
 _TYPE = re.compile(r"[A-Za-z]{1,64}")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 _NEWLINES = bytes.maketrans(b"\r\n", b"  ")
-_LEVEL = 3  # 1/15 of the size already; higher levels cost time and win little
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Run:
     path: Path
     manifest: Manifest
     manifest_sha256: str
+    cipher: Cipher | None = field(default=None, repr=False, compare=False)
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -99,35 +102,46 @@ class Run:
         return self.path / found[0] if found else None
 
     def cohort(self) -> frozenset[str] | None:
-        """Pseudonyms of the patients the run was about; None where it does not tell, or not credibly."""
+        """Pseudonyms of the patients the run was about; None where it does not tell, or not credibly.
+
+        Raises LandingError where the run is encrypted and the key at hand is not its key.
+        """
+        self._check_key()
+        name = _stored_name(COHORT, self.manifest.key_id)
         try:
-            content = (self.path / COHORT).read_bytes()
+            content = (self.path / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != self.manifest.cohort_sha256:
                 return None
+            if self.cipher and self.manifest.key_id:
+                content = self.cipher.unseal(content, _place(self.site, self.run, name))
             return frozenset(zstandard.ZstdDecompressor().decompress(content).decode("ascii").split())
-        except (OSError, zstandard.ZstdError, UnicodeDecodeError):
+        except (OSError, zstandard.ZstdError, UnicodeDecodeError, UnsealError):
             return None
 
     def open(self, resource_type: str) -> Iterator[bytes]:
         """The lines of one type, as landed, without their newline. No line where the run has no such type.
 
-        Raises LandingError, after the last line at the latest, if the file is not what the manifest says.
+        Raises LandingError, after the last line at the latest, if the file is not what the manifest says, or
+        is encrypted and the key at hand is not its key.
         """
         entry = next((f for f in self.manifest.files if f.type == resource_type), None)
         return iter(()) if entry is None else self._verified_lines(entry)
 
     def _verified_lines(self, entry: LandedFile) -> Iterator[bytes]:
+        self._check_key()
         where = f"site {self.site}, run {self.run}, {entry.name}"
         lines = 0
         try:
             with (self.path / entry.name).open("rb") as raw:
-                hashing = _HashingReader(raw)
-                source = zstandard.ZstdDecompressor().stream_reader(cast("IO[bytes]", hashing))
-                for line in io.BufferedReader(cast("io.RawIOBase", source), _CHUNK):
+                hashing = HashingReader(raw)
+                source = zstandard.ZstdDecompressor().stream_reader(
+                    cast("IO[bytes]", self._opened(hashing, entry.name))
+                )
+                for line in io.BufferedReader(cast("io.RawIOBase", source), CHUNK):
                     lines += 1
                     yield line.removesuffix(b"\n")
                 hashing.drain()
-        except (OSError, zstandard.ZstdError):
+        except (OSError, zstandard.ZstdError, UnsealError):
             raise LandingError(
                 "the landed file is damaged or gone", where=where, advice=_LAND_AGAIN
             ) from None
@@ -136,79 +150,48 @@ class Run:
                 "the landed file is not the one its manifest names", where=where, advice=_LAND_AGAIN
             )
 
+    def _check_key(self) -> None:
+        _check_key(self.manifest.key_id, self.cipher, self.run, self.site)
 
+    def _opened(self, source: HashingReader, name: str) -> Source:
+        if self.cipher is None or self.manifest.key_id is None:
+            return source
+        return self.cipher.reader(source, _place(self.site, self.run, name))
+
+
+def _check_key(key_id: str | None, cipher: Cipher | None, run: str, site: str) -> None:
+    """Raise LandingError if a run is encrypted and the key at hand is not the one it is encrypted with."""
+    if key_id is None or (cipher and cipher.key_id == key_id):
+        return
+    what = "encrypted with another key" if cipher else "encrypted, and no key is set"
+    raise LandingError(f"the run is {what}", where=f"site {site}, run {run}", advice=_GIVE_THE_KEY)
+
+
+_GIVE_THE_KEY = "give its key back in `encryption.key_file` of rwe.yaml or in RWE_ENCRYPTION_KEY"
 _LAND_AGAIN = "move the run's folder away and land it again"
-
-
-class _HashingReader:
-    """Hands bytes through and keeps their hash."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self.sha256 = raw, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
-        self.sha256.update(data)
-        return data
-
-    def drain(self) -> None:
-        while self.read(_CHUNK):
-            pass
-
-
-class _FileWriter:
-    """One NDJSON.zst file under way."""
-
-    def __init__(self, folder: Path, resource_type: str) -> None:
-        self.type, self.name = resource_type, f"{resource_type}.ndjson.zst"
-        self.lines = self.bytes = 0
-        self.last_updated: datetime | None = None
-        handle = os.open(folder / self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._file = os.fdopen(handle, "wb")
-        self._sha256 = hashlib.sha256()
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
-
-    def write(self, line: bytes, last_updated: datetime | None) -> None:
-        self._put(self._compressor.compress(line + b"\n"))
-        self.lines += 1
-        self.bytes += len(line) + 1
-        if last_updated and (self.last_updated is None or last_updated > self.last_updated):
-            self.last_updated = last_updated
-
-    def _put(self, data: bytes) -> None:
-        if data:
-            self._file.write(data)
-            self._sha256.update(data)
-
-    def finish(self) -> LandedFile:
-        self._put(self._compressor.flush())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return LandedFile(self.type, self.name, self.lines, self.bytes, self._sha256.hexdigest())
-
-    def abandon(self) -> None:
-        self._file.close()
 
 
 class RunWriter:
     """A run under way. Make one with `new_run`; nothing is landed before `commit`."""
 
-    def __init__(self, site_folder: Path, site: str) -> None:
-        self.site, self.started_at = site, datetime.now(UTC)
+    def __init__(self, site_folder: Path, site: str, cipher: Cipher | None = None) -> None:
+        self.site, self.started_at, self._cipher = site, datetime.now(UTC), cipher
         self.run = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._target = site_folder / f"run={self.run}"
         self._part = site_folder / f".run={self.run}.part"
         _private_folder(self._part)
-        self._files: dict[str, _FileWriter] = {}
+        self._files: dict[str, FileWriter] = {}
         self._cohort_sha256: str | None = None
 
     def write_cohort(self, pseudonyms: Collection[str]) -> None:
         """Keep who the run is about, as pseudonyms: never in the manifest, which is shown."""
         text = "\n".join(sorted(pseudonyms)).encode("ascii")
-        content = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
+        content = zstandard.ZstdCompressor(level=LEVEL).compress(text)
+        name = _stored_name(COHORT, self._cipher)
+        if self._cipher:
+            content = self._cipher.seal(content, _place(self.site, self.run, name))
         try:
-            _write_synced(self._part / COHORT, content)
+            _write_synced(self._part / name, content)
         except OSError as e:
             raise self._disk_error() from e
         self._cohort_sha256 = hashlib.sha256(content).hexdigest()
@@ -224,7 +207,7 @@ class RunWriter:
         except OSError as e:
             raise self._disk_error() from e
 
-    def _writer(self, resource_type: str) -> _FileWriter:
+    def _writer(self, resource_type: str) -> FileWriter:
         writer = self._files.get(resource_type)
         if writer is None:
             if not _is_type(resource_type):
@@ -233,7 +216,10 @@ class RunWriter:
                     where=f"site {self.site}",
                     advice="land it as unreadable",
                 )
-            writer = self._files[resource_type] = _FileWriter(self._part, resource_type)
+            name = _stored_name(f"{resource_type}.ndjson.zst", self._cipher)
+            where = _place(self.site, self.run, name)
+            writer = FileWriter(self._part / name, resource_type, self._cipher, where)
+            self._files[resource_type] = writer
         return writer
 
     def _disk_error(self) -> LandingError:
@@ -258,7 +244,8 @@ class RunWriter:
             _sync_folder(self._target.parent)
         except OSError as e:
             raise self._disk_error() from e
-        return Run(self.site, self.run, self._target, manifest, hashlib.sha256(content).hexdigest())
+        sha256 = hashlib.sha256(content).hexdigest()
+        return Run(self.site, self.run, self._target, manifest, sha256, self._cipher)
 
     def _manifest(self, facts: RunFacts, files: tuple[LandedFile, ...]) -> Manifest:
         latest = {t: w.last_updated for t, w in sorted(self._files.items()) if t not in _SPECIAL}
@@ -284,6 +271,7 @@ class RunWriter:
             scopes=dict(sorted(facts.scopes.items())),
             clock_ahead=facts.clock_ahead,
             cohort_sha256=self._cohort_sha256,
+            key_id=self._cipher.key_id if self._cipher else None,
         )
 
     def abandon(self) -> None:
@@ -294,10 +282,11 @@ class RunWriter:
 
 
 @contextmanager
-def new_run(landing: Path, site: str) -> Iterator[RunWriter]:
+def new_run(landing: Path, site: str, *, cipher: Cipher | None = None) -> Iterator[RunWriter]:
     """Open a new run of a site; leaving the block without `commit` leaves no trace of it.
 
-    Raises LandingError if another run of this site is under way, or the folder cannot be written.
+    Raises LandingError if another run of this site is under way, the folder cannot be written, or the last
+    encrypted run of any site has another key than `cipher`: a landing never mixes two, nor goes back to none.
     """
     folder = landing / f"site={site}"
     try:
@@ -320,7 +309,8 @@ def new_run(landing: Path, site: str) -> Iterator[RunWriter]:
         # The lock is ours, so every part belongs to a run that was killed.
         for leftover in folder.glob(".run=*.part"):
             shutil.rmtree(leftover, ignore_errors=True)
-        writer = RunWriter(folder, site)
+        _refuse_other_key(landing, cipher)
+        writer = RunWriter(folder, site, cipher)
         try:
             yield writer
         finally:
@@ -329,16 +319,33 @@ def new_run(landing: Path, site: str) -> Iterator[RunWriter]:
         os.close(lock)
 
 
-def list_runs(landing: Path, site: str | None = None) -> list[Run]:
+def _refuse_other_key(landing: Path, cipher: Cipher | None) -> None:
+    for path in sorted(landing.glob("site=*/run=*"), key=lambda p: p.name, reverse=True):
+        try:
+            key_id = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_KeyOf).key_id
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            continue  # for `list_runs` to complain about
+        if key_id is not None:
+            _check_key(key_id, cipher, path.name.removeprefix("run="), path.parent.name.removeprefix("site="))
+            return
+
+
+class _KeyOf(msgspec.Struct):
+    key_id: str | None = None
+
+
+def list_runs(landing: Path, site: str | None = None, *, cipher: Cipher | None = None) -> list[Run]:
     """Every landed run, of one site or of all, oldest first (by run id, then site).
 
-    Raises LandingError if a run's manifest is unreadable, names another run, or names a file that is gone.
+    `cipher` is needed to read lines of encrypted runs, not for their manifests. Raises LandingError if a
+    run's manifest is unreadable, names another run, or names a file that is gone.
     """
     pattern = f"site={site}/run=*" if site else "site=*/run=*"
-    return sorted((open_run(p) for p in landing.glob(pattern)), key=lambda r: (r.run, r.site))
+    found = (open_run(p, cipher=cipher) for p in landing.glob(pattern))
+    return sorted(found, key=lambda r: (r.run, r.site))
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, *, cipher: Cipher | None = None) -> Run:
     """The landed run in the folder `path`. Raises LandingError as `list_runs` does."""
     site, run = path.parent.name.removeprefix("site="), path.name.removeprefix("run=")
     where = f"site {site}, run {run}"
@@ -354,11 +361,20 @@ def open_run(path: Path) -> Run:
     if (manifest.site, manifest.run) != (site, run) or not _RUN_ID.fullmatch(run):
         raise LandingError("the manifest belongs to another run", where=where, advice=_LAND_AGAIN)
     for f in manifest.files:
-        if f.name != f"{f.type}.ndjson.zst" or not _is_type(f.type):
+        if f.name != _stored_name(f"{f.type}.ndjson.zst", manifest.key_id) or not _is_type(f.type):
             raise LandingError("the manifest names a file of another shape", where=where, advice=_LAND_AGAIN)
         if not (path / f.name).is_file():
             raise LandingError(f"the file {f.name} is gone", where=where, advice=_LAND_AGAIN)
-    return Run(site, run, path, manifest, hashlib.sha256(content).hexdigest())
+    return Run(site, run, path, manifest, hashlib.sha256(content).hexdigest(), cipher)
+
+
+def _stored_name(name: str, sealed: object) -> str:
+    return name + SUFFIX if sealed else name
+
+
+def _place(site: str, run: str, name: str) -> str:
+    """As `rwe.crypt.place` of the finished file; it is written under another name."""
+    return f"site={site}/run={run}/{name}"
 
 
 def _is_type(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run's manifest says. Nothing in it identifies a patient."""
+"""What a run's manifest says. Nothing in it identifies a patient: it is never encrypted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Route = Literal["search", "export", "import"]
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One file of a run. `bytes` counts them uncompressed; `sha256` is of the compressed file."""
+    """One file of a run. `bytes` counts them uncompressed; `sha256` is of the file as it lies on disk."""
 
     type: str
     name: str
@@ -82,7 +82,10 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a run. `last_updated` is the latest `meta.lastUpdated` (ISO 8601) by type, or null."""
+    """The manifest of a run. `last_updated` is the latest `meta.lastUpdated` (ISO 8601) by type, or null.
+
+    `key_id` names the key its files are encrypted with (`rwe.crypt`), null where they are not.
+    """
 
     schema_version: int
     site: str
@@ -105,3 +108,4 @@ class Manifest:
     scopes: dict[str, TypeScope] = field(default_factory=dict)
     clock_ahead: tuple[float, float] | None = None
     cohort_sha256: str | None = None
+    key_id: str | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from rwe.crypt import Cipher
 from rwe.landing import Run, TypeScope, list_runs
 
 
@@ -118,10 +119,10 @@ def reconciled_at(runs: Sequence[Run], resource_type: str) -> datetime | None:
     return next((r.manifest.started_at for r, s in scopes if s and s.is_complete and s.is_reconciled), None)
 
 
-def watermarks(landing: Path, site: str | None = None) -> list[Watermark]:
+def watermarks(landing: Path, site: str | None = None, *, cipher: Cipher | None = None) -> list[Watermark]:
     """The watermarks of one site or of all, by site and type. Raises LandingError as `list_runs` does."""
     by_site: dict[str, list[Run]] = {}
-    for run in in_order(list_runs(landing, site)):
+    for run in in_order(list_runs(landing, site, cipher=cipher)):
         by_site.setdefault(run.site, []).append(run)
     return [
         Watermark(name, resource_type, base.watermark, base.run)

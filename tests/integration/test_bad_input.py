@@ -150,7 +150,7 @@ def test_a_corrupt_line_is_named_and_the_rest_is_kept(published: Path, tmp_path:
     broken = b'{"resourceType": "Patient", "id": "p1", "name": [{"family": "' + SECRET.encode() + b'"'
     (tmp_path / "Patient.ndjson").write_bytes(b"\n".join([lines[0], broken, *lines[1:]]) + b"\n")
     ran = run("import", tmp_path, "--site", "damaged", "-w", published)
-    told(ran, 3, "Patient.ndjson", "line 2")
+    told(ran, 3, "file 1 of 1 (.ndjson), line 2")
     built = run("build", "-w", published, "--json")
     assert built.code == 0, built.err
     assert SECRET not in built.out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import math
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pytest
@@ -24,8 +25,10 @@ from rwe.sandbox.truth import Truth, latent_table
 from rwe.study import Study, load_study
 from rwe.warehouse import build as build_module
 from rwe.warehouse.build import build
+from rwe.warehouse.meta import SiteCounts
 from rwe.warehouse.models import Check
-from tests.integration.landed import land, land_ndjson, new_workspace
+from tests.integration import canaries
+from tests.integration.landed import land, land_lines, land_ndjson, new_workspace
 from tests.support import ROOT, shared
 
 CASES = {
@@ -356,3 +359,75 @@ def test_the_database_is_its_own_dictionary(tmp_path: Path) -> None:
     assert table.startswith("One row a patient of the analysed cohort")
     query = "select comment from duckdb_columns() where table_name = 'survival' and column_name = 'time_days'"
     assert rows(path, query) == [("Whole days of follow-up.",)]
+
+
+@pytest.mark.parametrize("validation", ["off", "strict"])
+def test_no_sentence_in_any_field_reaches_the_published_database(
+    validation: Literal["off", "strict"], tmp_path: Path
+) -> None:
+    made = new_workspace(tmp_path)
+    workspace = Workspace(made.root, made.settings.model_copy(update={"validation": validation}))
+    lines = [(r["resourceType"], json.dumps(r).encode()) for r in canaries.resources()]
+    lines += [
+        ("ZZCANARY", b'{"resourceType":"ZZCANARY"}'),
+        ("_unreadable", b"ZZCANARY"),
+        ("_deleted", DELETED_CANARY),
+    ]
+    land_lines(workspace, "north", lines)
+    path = build(workspace, [case_study("stanford_heart")]).path
+    tables = rows(path, "select schema_name || '.\"' || table_name || '\"' from duckdb_tables()")
+    assert len(tables) > 30
+    for (table,) in tables:
+        assert "ZZCANARY" not in repr(rows(path, f"select * from {table}")), table
+    assert b"ZZCANARY" not in path.read_bytes()
+    if validation == "off":  # the canaries that may be there were there to be found
+        for name in ("patient", "medication_event", "observation", "condition", "procedure", "encounter"):
+            assert rows(path, f"select count(*) > 5 from staging.{name}") == [(True,)]
+        texts = f"read_parquet('{workspace.lake}/MedicationRequest/*/*.parquet')"
+        with closing(duckdb.connect()) as db:
+            found = db.execute(f"select count(*) from {texts} where medication_text like 'ZZ%'").fetchone()
+        assert found == (2,)
+
+
+DELETED_CANARY = b'{"resourceType":"ZZCANARY","id":"ZZCANARY","source":"ZZCANARY"}'
+
+
+def test_every_table_and_column_of_the_database_says_what_it_holds(tmp_path: Path) -> None:
+    path = build(new_workspace(tmp_path), [case_study("stanford_heart")]).path
+    silent = """
+        select schema_name, table_name, null from duckdb_tables() where coalesce(comment, '') = ''
+        union all
+        select schema_name, table_name, column_name from duckdb_columns()
+        where schema_name not in ('main', 'information_schema', 'pg_catalog') and coalesce(comment, '') = ''
+    """
+    assert rows(path, silent) == []
+    query = "select schema_name, table_name from duckdb_tables() where comment not like 'One row %'"
+    assert rows(path, query) == []
+    everywhere = (
+        "select count(*) from duckdb_columns() where database_name = current_database() and not internal"
+    )
+    assert rows(path, 'select count(*) from meta."column"') == rows(path, everywhere)
+
+
+def test_a_build_says_of_each_site_what_became_of_every_line(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    assert build(workspace, []).sites == ()
+    land(workspace, "south", *infused("p1"), {"resourceType": "Group", "id": "g"})
+    land(workspace, "south", *infused("p1"), *infused("p2", gender="male"), *infused("p2"))
+    gone = b'{"resourceType":"Patient","id":"p1","deletedAt":"2100-01-01T00:00:00Z"}'
+    land_lines(workspace, "south", [("_deleted", gone), ("Patient", b"{}")])
+    land(workspace, "north", *infused("p1"))
+    north, south = build(workspace, []).sites
+    assert north == SiteCounts("north", 2, 2, 0, 0, 0, 0, 0, 0, 0)
+    assert south == SiteCounts(
+        "south",
+        landed=11,
+        in_lake=3,
+        superseded=1,
+        deleted=1,
+        not_admitted=0,
+        duplicate=3,
+        quarantined=1,
+        not_mapped=1,
+        tombstones=1,
+    )

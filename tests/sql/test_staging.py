@@ -174,16 +174,16 @@ def test_a_reference_to_a_medication_that_is_not_there_is_unresolved() -> None:
             broken      | unresolvable      |
             nothing     | none              |
             """,
-            "lake.medication": "resource_id | medication_text\nm1 | Lenalidomide 10 mg",
+            "lake.medication": "resource_id\nm1",
         },
         """
-        event_id  | is_resolved | medication_text
-        own_code  | true        |
-        contained | true        |
-        found     | true        | Lenalidomide 10 mg
-        lost      | false       |
-        broken    | false       |
-        nothing   | false       |
+        event_id  | is_resolved
+        own_code  | true
+        contained | true
+        found     | true
+        lost      | false
+        broken    | false
+        nothing   | false
         """,
     )
 
@@ -221,8 +221,8 @@ def test_an_observation_entered_in_error_or_cancelled_never_counts() -> None:
         {
             "lake.observation": """
             resource_id | status           | effective_day | effective_first_day | value_number | value_unit | value_unit_code | landed_day
-            final       | final            | 2020-01-01    | 2020-01-01          | 7.1          | U per l    | U/L             | 2020-02-01
-            amended     | amended          | 2020-01-01    | 2020-01-01          | 7.1          | U per l    |                 | 2020-02-01
+            final       | final            | 2020-01-01    | 2020-01-01          | 7.1          | IU/l       | U/L             | 2020-02-01
+            amended     | amended          | 2020-01-01    | 2020-01-01          | 7.1          | IU/l       |                 | 2020-02-01
             corrected   | corrected        | 2020-01-01    | 2020-01-01          |              |            |                 | 2020-02-01
             error       | entered-in-error | 2020-01-01    | 2020-01-01          | 7.1          |            |                 | 2020-02-01
             cancelled   | cancelled        | 2020-01-01    | 2020-01-01          | 7.1          |            |                 | 2020-02-01
@@ -233,7 +233,7 @@ def test_an_observation_entered_in_error_or_cancelled_never_counts() -> None:
         """
         observation_id | is_valid | observed_day | value_number | value_unit
         final          | true     | 2020-01-01   | 7.1          | U/L
-        amended        | true     | 2020-01-01   | 7.1          | U per l
+        amended        | true     | 2020-01-01   | 7.1          | IU/l
         corrected      | true     | 2020-01-01   |              |
         error          | false    | 2020-01-01   | 7.1          |
         cancelled      | false    | 2020-01-01   | 7.1          |

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rwe import audit
-from rwe.errors import RweError
+from rwe.config import Workspace, init_workspace, open_workspace
+from rwe.errors import PartialError, RweError, SiteError
 
 
 def _record_many(root: Path) -> None:
@@ -48,3 +49,62 @@ def test_a_line_cut_off_by_a_crash_costs_nothing_else(tmp_path: Path) -> None:
 def test_what_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RweError, match="audit log cannot be written"):
         audit.record(tmp_path / "nowhere", "extract")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    root = init_workspace(tmp_path / "ws", key_file=tmp_path / "ws.key").root
+    path = root / "rwe.yaml"
+    path.write_text(path.read_text().replace("approval: null", 'approval: "EK 2024-017"'))
+    return open_workspace(root)
+
+
+def test_a_deed_is_recorded_with_the_approval_of_the_workspace(workspace: Workspace) -> None:
+    with audit.audited(workspace, "build") as deed:
+        assert list(audit.entries(workspace.root)) == []
+        deed.counts = {"cohort.patient": 12}
+    (entry,) = audit.entries(workspace.root)
+    assert (entry.command, entry.outcome, entry.approval) == ("build", "done", "EK 2024-017")
+    assert entry.counts == {"cohort.patient": 12}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (PartialError("some of it"), "partly"),
+        (SiteError("canary-text"), "failed"),
+        (ValueError("canary-text"), "failed"),
+        (KeyboardInterrupt(), "failed"),
+    ],
+)
+def test_a_deed_that_ends_early_is_recorded_as_that_and_without_the_reason(
+    workspace: Workspace, error: BaseException, outcome: str
+) -> None:
+    def work() -> None:
+        with audit.audited(workspace, "analyse", study="a_study") as deed:
+            deed.counts = {"Patient": 2}
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    (entry,) = audit.entries(workspace.root)
+    assert (entry.study, entry.outcome, entry.counts) == ("a_study", outcome, {"Patient": 2})
+    assert "canary" not in (workspace.root / audit.FILE).read_text()
+
+
+def test_what_cannot_be_recorded_is_not_begun(workspace: Workspace) -> None:
+    (workspace.root / audit.FILE).mkdir()
+    begun = False
+    with pytest.raises(RweError, match="audit log cannot be written"), audit.audited(workspace, "build"):
+        begun = True
+    assert not begun
+
+
+def test_a_log_that_is_lost_on_the_way_stops_the_work(workspace: Workspace) -> None:
+    def work() -> None:
+        with audit.audited(workspace, "build"):
+            (workspace.root / audit.FILE).unlink()
+            (workspace.root / audit.FILE).mkdir()
+
+    with pytest.raises(RweError, match="audit log cannot be written"):
+        work()

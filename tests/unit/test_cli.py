@@ -13,6 +13,7 @@ import pytest
 
 import rwe.cli
 from rwe.config import init_workspace
+from rwe.wording import counted
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def test_init_says_what_it_made_and_what_comes_next(tmp_path: Path) -> None:
         (["build", "--colour"], "--colour"),
         (["analyse"], "study"),
         (["study", "check", "no/such/study.yaml"], "there is no such study file"),
+        (["study", "check", "nope"], "a path, or the name of a study in a workspace"),
     ],
 )
 def test_wrong_usage_is_exit_status_2_and_one_sentence(words: list[str], told: str) -> None:
@@ -105,6 +107,20 @@ def test_help_fits_a_terminal_of_80_columns_and_shows_an_example_of_each_command
         shown = run(command, "--help").out
         assert f"Example: rwe {command}" in shown, command
         assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_a_new_workspace_has_no_site_and_says_what_to_do(root: Path) -> None:
+    shown = run("status", "-w", root)
+    assert "No site is declared yet" in shown.out
+    assert "Published: nothing yet; run `rwe build`" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12282, "12,282 files")]
+)
+def test_one_is_singular(number: int, told: str) -> None:
+    assert counted(number, "file") == told
+    assert counted(number, "entry", "entries").endswith("entry" if number == 1 else "entries")
 
 
 def test_study_schema_is_json() -> None:

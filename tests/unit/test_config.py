@@ -153,3 +153,20 @@ def test_the_example_for_deployments_is_valid() -> None:
     path = Path(__file__).parents[2] / "deploy" / "rwe.example.yaml"
     settings = parse_settings(path.read_text(), str(path))
     assert [name for name, site in settings.sites.items() if site.base_url is None] == ["leiden"]
+
+
+def test_the_template_names_where_the_approval_goes_and_gives_none(workspace: Workspace) -> None:
+    assert workspace.settings.approval is None
+    path = workspace.root / "rwe.yaml"
+    path.write_text(path.read_text().replace("approval: null", "approval: EK-17/2024"))
+    assert open_workspace(workspace.root).settings.approval == "EK-17/2024"
+
+
+@pytest.mark.parametrize("value", ["0123", "2024-01-02", "531", "yes"])
+def test_an_approval_that_yaml_would_change_is_refused(value: str) -> None:
+    """`0123` is 83 to YAML: a number that is not the one on the paper must not enter the audit log."""
+    text = "pseudonyms: {key_file: /k}\napproval: {}\n"
+    with pytest.raises(ConfigError, match=r"approval: .*quotes") as caught:
+        parse_settings(text.replace("{}", value), "rwe.yaml")
+    assert value not in str(caught.value)
+    assert parse_settings(text.replace("{}", f'"{value}"'), "rwe.yaml").approval == value

@@ -206,7 +206,7 @@ def test_nothing_to_import_changes_nothing(workspace: Workspace, folder: Path) -
     with pytest.raises(UsageError, match="no file to import"):
         import_folder(workspace, folder, "a")
     (folder / "package.json").write_text('{"name": "x"}')
-    with pytest.raises(UsageError, match="none of the 1 files holds a FHIR resource"):
+    with pytest.raises(UsageError, match="the only file holds no FHIR resource"):
         import_folder(workspace, folder, "a")
     with pytest.raises(UsageError, match="no such folder"):
         import_folder(workspace, folder / "none", "a")

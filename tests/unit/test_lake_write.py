@@ -335,7 +335,7 @@ def test_a_medication_is_its_own_concept_a_contained_one_or_a_reference(workspac
         ),
         infusion("lost", **without, medicationReference={"reference": "#n"}),
         infusion("referred", **without, medicationReference={"reference": "Medication/m1"}),
-        infusion("named", **without, medicationReference={"display": "lenalidomide"}),
+        infusion("named", **without, medicationReference={"display": "lenalidomide for Jane Doe"}),
     )
     update_lake(workspace)
     key = Pseudonymiser(workspace.pseudonym_key(), "north")
@@ -349,7 +349,7 @@ def test_a_medication_is_its_own_concept_a_contained_one_or_a_reference(workspac
         key.of("MedicationAdministration", "contained"): ("contained", None, 1, "lenalidomide"),
         key.of("MedicationAdministration", "lost"): ("unresolvable", None, 0, None),
         key.of("MedicationAdministration", "referred"): ("reference", key.of("Medication", "m1"), 0, None),
-        key.of("MedicationAdministration", "named"): ("unresolvable", None, 0, "lenalidomide"),
+        key.of("MedicationAdministration", "named"): ("unresolvable", None, 0, None),
     }
 
 
@@ -366,12 +366,12 @@ def test_fhir_resources_explains_and_keeps_or_in_strict_mode_refuses(workspace: 
 
 
 def test_a_sample_is_looked_at_the_same_ones_each_time_and_only_flagged(workspace: Workspace) -> None:
-    people = [patient(f"p{i}", telecom="a text where a list belongs") for i in range(400)]
+    people = [patient(f"p{i}", telecom="a text where a list belongs") for i in range(800)]
     land(workspace, "north", *people)
-    assert counts(update_lake(workspace), "Patient") == [TypeCounts(landed=400, stored=400)]
+    assert counts(update_lake(workspace), "Patient") == [TypeCounts(landed=800, stored=800)]
     query = "select resource_pseudonym, rule, json_path, action from lake.quarantine order by all"
     flagged = lake(workspace, query)
-    assert 1 <= len(flagged) <= 30
+    assert 1 <= len(flagged) <= 50  # one in fifty, which ones depends on the key
     assert {row[1:] for row in flagged} == {("fhir_invalid", "$.telecom", "flag")}
     shutil.rmtree(workspace.lake)
     update_lake(workspace)

@@ -1,11 +1,13 @@
 """Files of an export on this machine: stored as they came over the wire, counted while they come.
 
-A file that came compressed stays so on disk; a file is never held in memory.
+A file that came compressed stays so on disk; a file is never held in memory. One whose name ends in `.enc` is
+encrypted (`rwe.crypt`).
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -15,10 +17,13 @@ from typing import IO, cast
 
 import numpy as np
 
+from rwe.crypt import SUFFIX, Cipher, OtherKeyError, place
+
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 _NEWLINE, _BLANK = 10, 32
+_TAIL = 4096
 
 
 class IncompleteFileError(Exception):
@@ -43,7 +48,7 @@ class _LineCounter:
 
     def __init__(self) -> None:
         self.newlines = 0
-        self.first = self.last = b""
+        self.first = self.last = self.tail = b""
         self.blank = False
 
     def feed(self, data: bytes) -> None:
@@ -61,6 +66,7 @@ class _LineCounter:
         following = octets[ends[ends < len(data) - 1] + 1]
         self.blank = self.blank or bool((following <= _BLANK).any())
         self.last = data[-1:]
+        self.tail = (data if len(data) >= _TAIL else self.tail + data)[-_TAIL:]
 
     @property
     def lines(self) -> int:
@@ -95,37 +101,53 @@ class _Unpacker:
         return self._engine.eof
 
 
-def store(chunks: Iterable[bytes], path: Path, *, expected: int | None) -> Stored:
+class _Disk:
+    """Writes to a file and keeps the size and the checksum of what lies in it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.size, self.crc32 = file, 0, 0
+
+    def write(self, chunk: bytes) -> None:
+        _write_all(self._file, chunk)
+        self.size += len(chunk)
+        self.crc32 = zlib.crc32(chunk, self.crc32)
+
+
+def store(
+    chunks: Iterable[bytes], path: Path, *, expected: int | None, cipher: Cipher | None = None
+) -> Stored:
     """Write chunks to a new private file (0600), count its lines, and compare with `expected`.
 
     A file of which some is there already is begun anew. It is not synced, which would cost as much as the
-    download: after a crash of the machine its checksum tells (`is_intact`). Raises IncompleteFileError if the
-    count differs, the file is cut short, or it does not begin as NDJSON does; OSError.
+    download: after a crash of the machine its checksum tells (`is_intact`). With a cipher, `path` ends in
+    `.enc`. Raises IncompleteFileError if the count differs, the file is cut short, or it does not begin as
+    NDJSON does; OSError.
     """
-    counter, unpacker, size, first = _LineCounter(), cast("_Unpacker | None", None), 0, True
-    crc = 0
+    counter, unpacker, first = _LineCounter(), cast("_Unpacker | None", None), True
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb", buffering=0) as f:
+        disk = _Disk(f)
+        sealing = cipher.writer(disk, place(path)) if cipher else None
         for chunk in chunks:
             if not chunk:
                 continue
             if first:
                 unpacker, first = (_Unpacker() if chunk.startswith(_GZIP) else None), False
-            _write_all(f, chunk)
-            size += len(chunk)
-            crc = zlib.crc32(chunk, crc)
+            (sealing or disk).write(chunk)
             for data in unpacker.feed(chunk) if unpacker else (chunk,):
                 counter.feed(data)
+        if sealing:
+            sealing.finish()
     if unpacker and not unpacker.is_complete:
         raise IncompleteFileError("its compressed data ends too early")
     beginning = counter.first.removeprefix(_BOM).lstrip()
     if beginning and not beginning.startswith(b"{"):
         raise IncompleteFileError("it is no NDJSON")
-    lines = sum(1 for _ in read_lines(path)) if counter.blank else counter.lines
+    lines = sum(1 for _ in read_lines(path, cipher)) if counter.blank else counter.lines
     if expected is not None and lines != expected:
         raise IncompleteFileError(f"it has {lines} resources, and the manifest says {expected}")
-    _check_end(path, counter, unpacker is not None)
-    return Stored(lines, size, crc)
+    _check_end(counter, unpacker is not None)
+    return Stored(lines, disk.size, disk.crc32)
 
 
 def is_intact(path: Path, stored: Stored) -> bool:
@@ -147,22 +169,21 @@ def _write_all(f: IO[bytes], chunk: bytes) -> None:
         view = view[written:]
 
 
-def _check_end(path: Path, counter: _LineCounter, is_packed: bool) -> None:
+def _check_end(counter: _LineCounter, is_packed: bool) -> None:
     """Half a last line is half a file, also where nobody said how long it is."""
     if counter.last in (b"", b"\n", b"}") or is_packed:
         return
-    with path.open("rb") as f:
-        f.seek(-min(path.stat().st_size, 4096), os.SEEK_END)
-        if not f.read().rstrip().endswith(b"}"):
-            raise IncompleteFileError("it ends within a resource")
+    if not counter.tail.rstrip().endswith(b"}"):
+        raise IncompleteFileError("it ends within a resource")
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path, cipher: Cipher | None = None) -> Iterator[bytes]:
     """The lines of a stored file that are not blank, without newline and byte order mark, as served.
 
-    Raises OSError, EOFError and zlib.error where the disk has damaged it since.
+    Raises OSError, EOFError, zlib.error and UnsealError where the disk has damaged it since, or the key is
+    not the one it was encrypted with.
     """
-    with path.open("rb") as raw:
+    with _opened(path, cipher) as raw:
         is_packed = raw.read(2) == _GZIP
         raw.seek(0)
         lines = cast("Iterable[bytes]", gzip.GzipFile(fileobj=raw, mode="rb") if is_packed else raw)
@@ -173,3 +194,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
             stripped = content.strip(b" \t\r\n")
             if stripped:
                 yield stripped
+
+
+def _opened(path: Path, cipher: Cipher | None) -> IO[bytes]:
+    if path.suffix != SUFFIX:
+        return path.open("rb")
+    if cipher is None:
+        raise OtherKeyError
+    return io.BufferedReader(cipher.open(path), _BUFFER)

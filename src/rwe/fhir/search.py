@@ -101,8 +101,8 @@ def search(
     server refuses, answers what is no Bundle, or repeats a link.
     """
     query = [*parameters, ("_count", str(page_size))]
-    answer, bundle = _first(client, resource_type, query)
-    ignored = _ignored(bundle, parameters)
+    answer, bundle = first_page(client, resource_type, query)
+    ignored = ignored_parameters(bundle, parameters)
     clock = _clock(answer, bundle)
     seen = {_digest(answer.url)}
     pages = resources = subsetted = malformed = 0
@@ -138,8 +138,11 @@ def _next(client: FhirClient, resource_type: str, bundle: Bundle, seen: set[byte
     return url
 
 
-def _first(client: FhirClient, resource_type: str, query: Parameters) -> tuple[Answer, Bundle]:
-    """The first page, by GET, or by POST where the address is too long; each stands in for the other."""
+def first_page(client: FhirClient, resource_type: str, query: Parameters) -> tuple[Answer, Bundle]:
+    """The first page, by GET, or by POST where the address is too long; each stands in for the other.
+
+    Raises SiteError where the server refuses (RefusedError) or answers what is no Bundle.
+    """
     encoded = urlencode(query)
     by_get = (f"{client.base_url}/{resource_type}?{encoded}", None, _NO_GET)
     by_post = (f"{client.base_url}/{resource_type}/_search", encoded, _NO_POST)
@@ -228,7 +231,7 @@ def _split(bundle: Bundle, ids_only: bool) -> tuple[tuple[Found, ...], int, int]
     return tuple(found), subsetted, malformed
 
 
-def _ignored(bundle: Bundle, parameters: Parameters) -> frozenset[str]:
+def ignored_parameters(bundle: Bundle, parameters: Parameters) -> frozenset[str]:
     """The parameters that the server's self link says were not applied.
 
     A self link without a query says nothing: some servers give the bare address after a POST.

@@ -1,4 +1,8 @@
-"""Pseudonyms: a keyed hash in place of every record id. Who lacks the key cannot turn them back."""
+"""Pseudonyms: a keyed hash in place of every record id. Who lacks the key cannot turn them back.
+
+What else is a function of a record's content is keyed too: an id can be found by trying all that are likely,
+if a hash without a key stands beside its pseudonym.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import re
 PSEUDONYM_CHARS = 32
 
 _REFERENCE = re.compile(
-    r"(?:https?://[^?#]*/|/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})(?:/_history/[^/?#]+)?"
+    r"(?:(?P<base>https?://[^?#]*)/|/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})"
+    r"(?:/_history/[^/?#]+)?"
 )
 _URN = re.compile(r"urn:(?:uuid|oid):(?P<id>[A-Za-z0-9.\-]{1,64})")
 
@@ -19,11 +24,14 @@ class Pseudonymiser:
     """HMAC-SHA256 of `site|Type|id` under the workspace's key, as the first 32 hex characters.
 
     The site is part of the message: two hospitals may use the same id for two people. Each distinct id is
-    hashed once for the lifetime of the object.
+    hashed once for the lifetime of the object. `base_url` is the site's server: with it, an absolute
+    reference is to a record of the site only if it begins with it (http and https are one); without it,
+    which is a site that hands over files, every absolute reference is taken for one of its own.
     """
 
-    def __init__(self, key: bytes, site: str) -> None:
+    def __init__(self, key: bytes, site: str, base_url: str | None = None) -> None:
         self._key, self._site = key, site
+        self._base = _without_scheme(base_url) if base_url else None
         self._known: dict[tuple[str, str], str] = {}
 
     def of(self, resource_type: str, resource_id: str) -> str:
@@ -42,9 +50,16 @@ class Pseudonymiser:
         inside Bundles). None for `#contained`, for another type and for a search (`Patient?identifier=…`).
         """
         target = reference_target(reference)
-        if target is None or target[0] not in {resource_type, None}:
+        if target is None or target[0] not in {resource_type, None} or self.is_elsewhere(reference):
             return None
         return self.of(resource_type, target[1])
+
+    def is_elsewhere(self, reference: str | None) -> bool:
+        """Whether an absolute literal reference is to a record on another server than the site's."""
+        found = _REFERENCE.fullmatch(reference or "")
+        if self._base is None or found is None or found["base"] is None:
+            return False
+        return _without_scheme(found["base"]) != self._base
 
 
 def reference_target(reference: str | None) -> tuple[str | None, str] | None:
@@ -56,6 +71,21 @@ def reference_target(reference: str | None) -> tuple[str | None, str] | None:
         return found["type"], found["id"]
     urn = _URN.fullmatch(reference)
     return (None, urn["id"]) if urn else None
+
+
+def _without_scheme(base_url: str) -> str:
+    """Host in lower case, port and path: what tells two servers apart."""
+    host, slash, path = base_url.partition("://")[2].rstrip("/").partition("/")
+    return host.lower() + slash + path
+
+
+def content_hash(key: bytes, site: str, content: bytes) -> str:
+    """Tells versions of a site's records apart: HMAC-SHA256, as the first 32 hex characters.
+
+    Keyed, and under a prefix that no pseudonym's message can have (a site's name holds no blank).
+    """
+    message = f"rwe content hash|{site}|".encode() + content
+    return hmac.digest(key, message, "sha256").hex()[:PSEUDONYM_CHARS]
 
 
 def key_fingerprint(key: bytes) -> str:

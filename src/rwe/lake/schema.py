@@ -2,7 +2,8 @@
 
 First what is read of a resource (`…In`, FHIR R4 names; whatever is not named here is never looked at), then
 the columns it becomes (`LAKE_TABLES`). No name, address, identifier, narrative or note is named here, so none
-can enter. `rows.py` turns the one into the other.
+can enter. `rows.py` turns the one into the other. What is coded by a value set that R4 requires enters only
+as one of its codes. Texts and displays of concepts stay in the lake: no table that is published holds them.
 """
 
 # ruff: noqa: N815 - the fields have the names that FHIR gives them.
@@ -14,7 +15,7 @@ import re
 import msgspec
 
 #: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
-LAKE_VERSION = 2
+LAKE_VERSION = 3
 
 #: From the oldest version of a resource to the latest.
 VERSION_ORDER = ("updated_at", "version_number", "landed_at", "run", "line")
@@ -33,8 +34,9 @@ class ConceptIn(msgspec.Struct):
 
 
 class ReferenceIn(msgspec.Struct):
+    """Its display is never read: it is free text, and names people (`lenalidomide for …`)."""
+
     reference: str | None = None
-    display: str | None = None
 
 
 class PeriodIn(msgspec.Struct):
@@ -57,20 +59,27 @@ class MetaIn(msgspec.Struct):
     tag: list[CodingIn] | None = None
 
 
-class ContainedIn(msgspec.Struct):
-    resourceType: str | None = None
-    id: str | None = None
-    code: msgspec.Raw = msgspec.Raw(b"null")
+class PartIn(msgspec.Struct, kw_only=True):
+    """A part of a resource that may say: do not read me as you would."""
 
-
-class ResourceIn(msgspec.Struct, kw_only=True):
-    resourceType: str
-    id: str | None = None
-    meta: MetaIn | None = None
     modifierExtension: list[msgspec.Raw] | None = None
 
 
-class LinkIn(msgspec.Struct):
+class ContainedIn(PartIn, kw_only=True):
+    resourceType: str | None = None
+    id: str | None = None
+    implicitRules: str | None = None
+    code: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class ResourceIn(PartIn, kw_only=True):
+    resourceType: str
+    id: str | None = None
+    meta: MetaIn | None = None
+    implicitRules: str | None = None
+
+
+class LinkIn(PartIn, kw_only=True):
     other: ReferenceIn | None = None
     type: str | None = None
 
@@ -93,7 +102,7 @@ class MedicatedIn(ResourceIn, kw_only=True):
     contained: list[ContainedIn] | None = None
 
 
-class AdministeredIn(msgspec.Struct):
+class AdministeredIn(PartIn, kw_only=True):
     dose: QuantityIn | None = None
 
 
@@ -166,7 +175,7 @@ class EncounterIn(ResourceIn, kw_only=True):
     kind: CodingIn | None = msgspec.field(default=None, name="class")
 
 
-class ProvisionIn(msgspec.Struct):
+class ProvisionIn(PartIn, kw_only=True):
     type: str | None = None
     period: PeriodIn | None = None
 
@@ -201,6 +210,54 @@ RESOURCES: dict[str, type[ResourceIn]] = {
     "Encounter": EncounterIn,
     "Consent": ConsentIn,
 }
+
+
+def _codes(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: The statuses that R4 requires, by type. https://hl7.org/fhir/R4/valueset-NAME.html, NAME as noted.
+STATUSES: dict[str, frozenset[str]] = {
+    "MedicationAdministration": _codes(  # medication-admin-status
+        "in-progress not-done on-hold completed entered-in-error stopped unknown"
+    ),
+    "MedicationRequest": _codes(  # medicationrequest-status
+        "active on-hold cancelled completed entered-in-error stopped draft unknown"
+    ),
+    "MedicationDispense": _codes(  # medicationdispense-status
+        "preparation in-progress cancelled on-hold completed entered-in-error stopped declined unknown"
+    ),
+    "MedicationStatement": _codes(  # medication-statement-status
+        "active completed entered-in-error intended stopped on-hold unknown not-taken"
+    ),
+    "Medication": _codes("active inactive entered-in-error"),  # medication-status
+    "Observation": _codes(  # observation-status
+        "registered preliminary final amended corrected cancelled entered-in-error unknown"
+    ),
+    "Procedure": _codes(  # event-status
+        "preparation in-progress not-done on-hold stopped completed entered-in-error unknown"
+    ),
+    "Encounter": _codes(  # encounter-status
+        "planned arrived triaged in-progress onleave finished cancelled entered-in-error unknown"
+    ),
+    "Consent": _codes(  # consent-state-codes
+        "draft proposed active rejected inactive entered-in-error"
+    ),
+}
+GENDERS = _codes("male female other unknown")  # administrative-gender
+INTENTS = _codes(  # medicationrequest-intent
+    "proposal plan order original-order reflex-order filler-order instance-order option"
+)
+COMPARATORS = _codes("< <= >= >")  # quantity-comparator
+CLINICAL_STATUSES = _codes("active recurrence relapse inactive remission resolved")  # condition-clinical
+VERIFICATION_STATUSES = _codes(  # condition-ver-status
+    "unconfirmed provisional differential confirmed refuted entered-in-error"
+)
+ENCOUNTER_CLASSES = _codes("AMB EMER FLD HH IMP ACUTE NONAC OBSENC PRENC SS VR")  # v3-ActEncounterCode
+CONSENT_SCOPES = _codes("adr research patient-privacy treatment")  # consent-scope
+PROVISION_TYPES = _codes("deny permit")  # consent-provision-type
+#: In place of a scope of another code system: such a Consent is not one to research, and has a scope.
+OTHER_SCOPE = "other"
 
 _CODINGS = "STRUCT(system VARCHAR, version VARCHAR, code VARCHAR, display VARCHAR)[]"
 
@@ -268,8 +325,8 @@ LAKE_TABLES: dict[str, dict[str, str]] = {
             "effective_at": "TIMESTAMP",
             "value_number": "DOUBLE",
             "value_comparator": "VARCHAR",
-            "value_unit": "VARCHAR",
-            "value_unit_code": "VARCHAR",
+            "value_unit": "VARCHAR",  # as written, where it is one word
+            "value_unit_code": "VARCHAR",  # of UCUM
             "value_boolean": "BOOLEAN",
             "value_codings": _CODINGS,
         },
@@ -285,7 +342,7 @@ LAKE_TABLES: dict[str, dict[str, str]] = {
         "Encounter": _OF_PATIENT | {"class_code": "VARCHAR", **_date("start"), **_date("end")},
         "Consent": _OF_PATIENT
         | {
-            "scope_code": "VARCHAR",
+            "scope_code": "VARCHAR",  # null: it has none
             "provision_type": "VARCHAR",
             **_date("given"),
             **_date("start"),

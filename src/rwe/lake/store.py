@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import duckdb
-
+from rwe.crypt import Cipher
+from rwe.lake.connection import open_duckdb
 from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, TOMBSTONE_COLUMNS, VERSION_ORDER
+from rwe.lake.sealed import address, parquet_files
 
 _LONGEST_LINE = 256 * 1024 * 1024
 
@@ -24,15 +25,20 @@ _CAME_BACK = """exists (
 )"""
 
 
-def store_versions(resource_type: str, ndjson: Path, target: Path, tombstones: Sequence[Path]) -> int:
+def store_versions(
+    resource_type: str, ndjson: Path, target: Path, tombstones: Sequence[Path], cipher: Cipher | None = None
+) -> int:
     """Write the new versions of one type as Parquet, leaving out what is stored already beside `target`.
 
-    `tombstones` are the tombstone files of the site's runs so far. Returns the rows written.
+    `tombstones` are the tombstone files of the site's runs so far. What does not fit into memory is spilled
+    beside `ndjson`. Files are encrypted with `cipher`, where
+    their names end in `.enc`. Returns the rows written.
     """
-    earlier = [str(p) for p in sorted(target.parent.glob("run=*.parquet"))]
+    earlier = [address(p) for p in parquet_files(target.parent, "run=*")]
     order = ", ".join(VERSION_ORDER)
     seen = f"select resource_id, {order}, content_hash, false as is_new from "  # noqa: S608
-    with duckdb.connect() as connection:
+    part = ndjson.parent / target.name
+    with open_duckdb(ndjson.parent, cipher=cipher, places={part: target}) as connection:
         source = _ndjson(ndjson, LAKE_TABLES[resource_type])
         connection.execute(f"create table incoming as select * from {source}")  # noqa: S608
         if earlier:
@@ -40,9 +46,10 @@ def store_versions(resource_type: str, ndjson: Path, target: Path, tombstones: S
         else:
             connection.execute("create view earlier as select * from incoming where false")
         if tombstones:
-            connection.read_parquet([str(p) for p in tombstones], hive_partitioning=False).create_view("gone")
+            connection.read_parquet([address(p) for p in tombstones], hive_partitioning=False).create_view(
+                "gone"
+            )
         came_back = _CAME_BACK.format(type=resource_type) if tombstones else "false"
-        part = ndjson.with_suffix(".parquet")
         connection.execute(
             f"""
             copy (
@@ -61,24 +68,26 @@ def store_versions(resource_type: str, ndjson: Path, target: Path, tombstones: S
             ) to '{_quoted(part)}' (format parquet, compression zstd)
             """  # noqa: S608 - names come from schema.py, the path is quoted
         )
-        found = connection.read_parquet(str(part)).aggregate("count(*)").fetchone()
+        found = connection.read_parquet(address(part)).aggregate("count(*)").fetchone()
     _move_synced(part, target)
     return int(found[0]) if found else 0
 
 
-def store_tombstones(ndjson: Path, target: Path) -> None:
+def store_tombstones(ndjson: Path, target: Path, cipher: Cipher | None = None) -> None:
     """Write tombstones as Parquet."""
-    _store_sorted(ndjson, TOMBSTONE_COLUMNS, "resource_type, resource_id, line", target)
+    _store_sorted(ndjson, TOMBSTONE_COLUMNS, "resource_type, resource_id, line", target, cipher)
 
 
-def store_quarantine(ndjson: Path, target: Path) -> None:
+def store_quarantine(ndjson: Path, target: Path, cipher: Cipher | None = None) -> None:
     """Write what was refused or flagged as Parquet."""
-    _store_sorted(ndjson, QUARANTINE_COLUMNS, "resource_type, line, action, rule, json_path", target)
+    _store_sorted(ndjson, QUARANTINE_COLUMNS, "resource_type, line, action, rule, json_path", target, cipher)
 
 
-def _store_sorted(ndjson: Path, columns: dict[str, str], order: str, target: Path) -> None:
-    part = ndjson.with_suffix(".parquet")
-    with duckdb.connect() as connection:
+def _store_sorted(
+    ndjson: Path, columns: dict[str, str], order: str, target: Path, cipher: Cipher | None
+) -> None:
+    part = ndjson.parent / target.name
+    with open_duckdb(ndjson.parent, cipher=cipher, places={part: target}) as connection:
         connection.execute(
             f"copy (select * from {_ndjson(ndjson, columns)} order by {order})"  # noqa: S608
             f" to '{_quoted(part)}' (format parquet, compression zstd)"
@@ -96,7 +105,7 @@ def _ndjson(path: Path, columns: dict[str, str]) -> str:
 
 
 def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+    return address(path).replace("'", "''")
 
 
 def _move_synced(part: Path, target: Path) -> None:
@@ -109,5 +118,9 @@ def _move_synced(part: Path, target: Path) -> None:
 
 def private_folder(path: Path) -> None:
     """Make a folder that only its owner can look into."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed(
+        [path, *path.parents]
+    ):  # `parents=True` would make those between with another mode
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
     path.chmod(0o700)

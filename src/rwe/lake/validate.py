@@ -7,17 +7,18 @@ a seeded share, or at none; it explains, and never rewrites what landed.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import json
 import re
+from collections import Counter
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from pydantic import ValidationError
 
 from rwe.lake.rows import Flag, RejectedError
-from rwe.lake.schema import RESOURCES, CodingIn, ResourceIn, TombstoneIn
+from rwe.lake.schema import RESOURCES, CodingIn, MetaIn, ResourceIn, TombstoneIn
 
 ValidationMode = Literal["strict", "sample", "off"]
 
@@ -30,10 +31,12 @@ WORTH_EXPLAINING = frozenset({"wrong_type", "date_shape", "id_shape"})
 #: A resource that may show at most this many mistakes in the quarantine.
 _MOST_FLAGS = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
-_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,48}")
 _PATH_IN_MESSAGE = re.compile(r"at `(\$[^`]*)`")
 _SUBSETTED = "SUBSETTED"
 _TEST_DATA = "HTEST"
+
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Envelope(msgspec.Struct):
@@ -82,15 +85,19 @@ def refuse_unusable(resource: ResourceIn, excluded_labels: frozenset[str] = froz
             raise RejectedError("subsetted", "$.meta.tag")
         if _has_code(meta.security, _TEST_DATA):
             raise RejectedError("test_data", "$.meta.security")
+        if _has_code(meta.tag, _TEST_DATA):
+            raise RejectedError("test_data", "$.meta.tag")
         if any(c.code in excluded_labels for c in meta.security or ()):
             raise RejectedError("security_label", "$.meta.security")
+    if resource.implicitRules is not None:
+        raise RejectedError("implicit_rules", "$.implicitRules")
     if resource.modifierExtension:
         raise RejectedError("modifier_extension", "$.modifierExtension")
 
 
 def retires_earlier_versions(rule: str) -> bool:
     """Whether a refusal by this rule also takes earlier versions of the resource out of use."""
-    return rule in {"modifier_extension", "test_data", "security_label"}
+    return rule in {"implicit_rules", "modifier_extension", "test_data", "security_label"}
 
 
 def id_of(line: bytes) -> str | None:
@@ -103,15 +110,59 @@ def id_of(line: bytes) -> str | None:
     return text if isinstance(text, str) and _ID.fullmatch(text) else None
 
 
-def content_hash(line: bytes) -> str:
-    """SHA-256 of the line without its white space, so that pretty-printing is no new version.
+def minimal(line: bytes) -> bytes:
+    """The line without its white space, so that pretty-printing is no new version.
 
     Raises RejectedError (not_json) if the line does not parse.
     """
     try:
-        return hashlib.sha256(msgspec.json.format(line, indent=-1)).hexdigest()
+        return msgspec.json.format(line, indent=-1)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RejectedError("not_json") from None
+
+
+def refuse_repeated_keys(content: bytes, resource_type: str) -> None:
+    """Raises RejectedError (repeated_key) where a key that is read stands twice: of two `meta`, one may say
+    HTEST, and every parser takes the one it likes. Looks at the resource and its `meta`.
+
+    `content` is JSON without white space: its length is that of its keys and values, unless keys repeat (or
+    are written with escapes, which is looked at closely).
+    """
+    top = _members(content)
+    if _is_longer(content, top):
+        _refuse_repeats_among(content, RESOURCES[resource_type], "$")
+    meta = bytes(top.get("meta", b""))
+    if meta.startswith(b"{") and _is_longer(meta, _members(meta)):
+        _refuse_repeats_among(meta, MetaIn, "$.meta")
+
+
+def _members(content: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _MEMBERS.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}  # not an object: the checks of its type say so
+
+
+def _is_longer(content: bytes, members: dict[str, msgspec.Raw]) -> bool:
+    punctuation = len(b'"":,')
+    names = sum(len(name.encode(errors="surrogatepass")) + punctuation for name in members)
+    return bool(members) and len(content) != names + sum(len(bytes(v)) for v in members.values()) + 1
+
+
+def _refuse_repeats_among(content: bytes, kind: type[msgspec.Struct], json_path: str) -> None:
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = pairs  # called for the inner objects first, for the outermost last
+
+    try:
+        json.loads(content, object_pairs_hook=keep)
+    except (ValueError, RecursionError):
+        raise RejectedError("not_json") from None
+    read = {f.encode_name for f in msgspec.structs.fields(kind)}
+    for name, times in Counter(name for name, _ in outermost).items():
+        if times > 1 and name in read:
+            raise RejectedError("repeated_key", f"{json_path}.{name}")
 
 
 def is_sampled(mode: ValidationMode, digest: str) -> bool:
@@ -127,10 +178,11 @@ def explain(line: bytes, resource_type: str) -> list[Flag]:
         _model(resource_type).model_validate_json(line)
     except ValidationError as e:
         found = e.errors(include_url=False, include_context=False, include_input=False)
-        places = dict.fromkeys(_safe_location(error["loc"]) for error in found)
+        places = dict.fromkeys(_safe_location(error["loc"], _model(resource_type)) for error in found)
         return [Flag("fhir_invalid", place) for place in list(places)[:_MOST_FLAGS]]
-    except (ValueError, TypeError, ArithmeticError, RecursionError):
-        # Some of its checks raise bare errors; their texts hold values, so they are not kept.
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, ImportError, RecursionError):
+        # Some of its checks raise bare errors (a contained resource of no known type: a KeyError); their
+        # texts hold values, so they are not kept.
         return [Flag("fhir_invalid", "$")]
     return []
 
@@ -145,17 +197,30 @@ def _has_code(codings: list[CodingIn] | None, code: str) -> bool:
     return any(c.code == code for c in codings or ())
 
 
-def _safe_location(location: tuple[int | str, ...]) -> str:
-    """A path out of a validation error. What is no field name could be a value, and becomes `?`."""
+def _safe_location(location: tuple[int | str, ...], model: Any) -> str:
+    """A path out of a validation error of a `model`. What is no field of it could be a value: it becomes `?`,
+    and so does every name below it."""
     path = "$"
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif _FIELD.fullmatch(part):
-            path += f".{part}"
-        else:
-            path += ".?"
+            continue
+        fields = _fields(model) if model is not None else {}
+        path += f".{part}" if part in fields else ".?"
+        model = fields.get(part)
     return path
+
+
+@cache
+def _fields(model: Any) -> dict[str, Any]:
+    """The fields of a model of fhir.resources by their FHIR names, each with the model of what it holds."""
+    return {f.alias or name: _model_within(f.annotation) for name, f in model.model_fields.items()}
+
+
+def _model_within(annotation: Any) -> Any:
+    if hasattr(annotation, "get_model_klass"):
+        return annotation.get_model_klass()
+    return next((found for a in get_args(annotation) if (found := _model_within(a)) is not None), None)
 
 
 def _safe_path(path: str) -> str:

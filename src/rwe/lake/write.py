@@ -5,6 +5,8 @@
     lake/_runs/site=S/run=R.json        the counts of a run; written last, it says that the run is in
     quarantine/site=S/run=R.parquet     what was refused or flagged, by rule and JSON path
 
+With a key all but the counts are encrypted (`rwe.lake.sealed`) and end in `.enc`; older files stay readable.
+
 The lake only grows. Which version of a resource is the latest is decided when the database is built: the one
 updated last (`meta.lastUpdated`, else the start of the run that brought it), then the highest numeric
 `versionId`, then the run started last and its last line. A version identical to the one before it in this
@@ -28,8 +30,9 @@ import msgspec
 
 from rwe.config import Site, Workspace
 from rwe.errors import LakeError
+from rwe.fhir.resource_types import R4_RESOURCE_TYPES
 from rwe.lake import validate
-from rwe.lake.pseudonyms import Pseudonymiser, key_fingerprint
+from rwe.lake.pseudonyms import Pseudonymiser, content_hash, key_fingerprint
 from rwe.lake.rows import Flag, Mapping, RejectedError, RowBuilder
 from rwe.lake.schema import (
     LAKE_VERSION,
@@ -37,11 +40,14 @@ from rwe.lake.schema import (
     ResourceIn,
     TombstoneIn,
 )
+from rwe.lake.sealed import check_keys, create_file, parquet_files, run_of, sealed_name
 from rwe.lake.store import private_folder, store_quarantine, store_tombstones, store_versions
 from rwe.landing import DELETED, UNREADABLE, Run, list_runs
 from rwe.progress import SILENT, Progress, Step
 
 _TICK = 1000
+#: The type under which lines count that landed as a type that R4 does not know: its name is the sender's.
+UNKNOWN_TYPE = "_unknown"
 _SOURCES = frozenset({"export", "history", "reconcile", "read"})
 
 
@@ -90,12 +96,17 @@ def update_lake(workspace: Workspace, *, progress: Progress = SILENT) -> LakeRes
     """Bring every landed run that is not in the lake into it.
 
     A site whose settings changed (time zone, birth date, validation, key) is brought in anew from its landed
-    runs, so that one lake never mixes two rules. Raises LakeError if that is not possible because landed runs
-    are gone, and LandingError if a landed file is not what its manifest says; the lake is then as before, or
-    lacks the runs not yet brought in.
+    runs, so that one lake never mixes two rules; so it is after an update of rwe that changes them. (Its
+    `base_url`, by which absolute references are known as its own, is the one at the time a run is brought
+    in: a server that moves changes nothing of what it served before.) Raises LakeError if that is not
+    possible because landed runs are gone, and LandingError if a landed file is not what its manifest says;
+    the lake is then as before, or lacks the runs not yet brought in.
     """
+    cipher = workspace.cipher()
+    check_keys(parquet_files(workspace.lake, "*/site=*/run=*"), cipher)
+    check_keys(parquet_files(workspace.quarantine, "site=*/run=*"), cipher)
     # Oldest first: whether a version without a date is a duplicate depends on the runs before it.
-    landed = sorted(list_runs(workspace.landing), key=lambda r: (r.manifest.started_at, r.run))
+    landed = sorted(list_runs(workspace.landing, cipher=cipher), key=lambda r: (r.manifest.started_at, r.run))
     key = workspace.pseudonym_key() if landed else b""
     for folder in (workspace.lake, workspace.quarantine):
         private_folder(folder)
@@ -135,36 +146,43 @@ class _SiteContext:
         declared = settings.sites.get(site)
         zone_name = declared.time_zone if declared else (runs[-1].manifest.time_zone if runs else "UTC")
         self.site = site
+        self.cipher = workspace.cipher()
         self.lake: Path = workspace.lake
         self.quarantine: Path = workspace.quarantine
         self.zone = ZoneInfo(zone_name)
         self.validation = settings.validation
-        self.mapping = Mapping(Pseudonymiser(key, site), self.zone, settings.birth_date)
+        self.content_key = key
+        base_url = declared.base_url if declared else None
+        self.mapping = Mapping(Pseudonymiser(key, site, base_url), self.zone, settings.birth_date)
         labels = (declared or Site()).security_labels
         self.excluded_labels = labels.excluded
         rules = [LAKE_VERSION, zone_name, settings.birth_date, settings.validation, sorted(labels.excluded)]
         self.fingerprint = "|".join(map(str, [*rules, key_fingerprint(key)]))
 
     def table(self, resource_type: str, run: str) -> Path:
-        return self.lake / resource_type / f"site={self.site}" / f"run={run}.parquet"
+        return self.lake / resource_type / f"site={self.site}" / self.name(f"run={run}.parquet")
+
+    def name(self, name: str) -> str:
+        return sealed_name(name, self.cipher)
 
     def marker(self, run: str) -> Path:
         return self.lake / "_runs" / f"site={self.site}" / f"run={run}.json"
 
     def quarantined(self, run: str) -> Path:
-        return self.quarantine / f"site={self.site}" / f"run={run}.parquet"
+        return self.quarantine / f"site={self.site}" / self.name(f"run={run}.parquet")
 
 
 def _forget_stale(known: list[RunCounts], landed: list[Run], context: _SiteContext) -> list[RunCounts]:
     """The site's runs that stay. If the rules changed none does; all must then be landed still."""
-    if not landed or all(r.fingerprint == context.fingerprint for r in known):
+    of_this_version = all(r.fingerprint.startswith(f"{LAKE_VERSION}|") for r in known)
+    if of_this_version and (not landed or all(r.fingerprint == context.fingerprint for r in known)):
         return known
     gone = {r.run for r in known} - {r.run for r in landed}
     if gone:
         raise LakeError(
-            f"the site's settings or the pseudonym key changed, and {len(gone)} landed runs are gone",
+            f"the site's settings, the key or rwe itself changed, and {len(gone)} landed runs are gone",
             where=f"site {context.site}",
-            advice="restore the landed runs, or the settings and the key of before",
+            advice="restore the landed runs, or the settings, the key and the version of before",
         )
     for run in known:
         context.marker(run.run).unlink()
@@ -174,12 +192,12 @@ def _forget_stale(known: list[RunCounts], landed: list[Run], context: _SiteConte
 def _remove_unmarked(context: _SiteContext, marked: set[str]) -> None:
     """Files of runs without counts: a call that was killed left them."""
     patterns = (
-        (context.lake, f"*/site={context.site}/run=*.parquet"),
-        (context.quarantine, f"site={context.site}/run=*.parquet"),
+        (context.lake, f"*/site={context.site}/run=*"),
+        (context.quarantine, f"site={context.site}/run=*"),
     )
     for folder, pattern in patterns:
-        for path in folder.glob(pattern):
-            if path.stem.removeprefix("run=") not in marked:
+        for path in parquet_files(folder, pattern):
+            if run_of(path) not in marked:
                 path.unlink()
 
 
@@ -191,10 +209,10 @@ def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
         total = sum(run.resources.values())
         with progress.step(f"lake: {run.site}", total, "resources") as step:
             reader = _RunReader(context, run, aside, step)
-            types = {t: reader.read(t) for t in run.types}
+            types = _read_types(reader, run)
         reader.finish()
         types = {t: _store(context, run, aside, t, counts) for t, counts in types.items()}
-        store_quarantine(aside / "quarantine.ndjson", context.quarantined(run.run))
+        store_quarantine(reader.quarantine, context.quarantined(run.run), context.cipher)
         counts = _describe(context, run, types)
         _write_synced(context.marker(run.run), msgspec.json.encode(counts))
         return counts
@@ -203,10 +221,19 @@ def _bring_in(context: _SiteContext, run: Run, progress: Progress) -> RunCounts:
         raise LakeError(
             "the run could not be written into the lake",
             where=f"site {run.site}, run {run.run}",
-            advice="check the disk's space and run it again",
+            advice="check the space on disk and in memory, and run it again",
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_types(reader: _RunReader, run: Run) -> dict[str, TypeCounts]:
+    counts = {name: reader.read(name) for name in run.types}
+    unknown = counts.keys() - R4_RESOURCE_TYPES - {DELETED, UNREADABLE}
+    if unknown:
+        landed = sum(counts.pop(name).landed for name in unknown)
+        counts[UNKNOWN_TYPE] = TypeCounts(landed, not_mapped=landed)
+    return counts
 
 
 def _describe(context: _SiteContext, run: Run, types: dict[str, TypeCounts]) -> RunCounts:
@@ -236,7 +263,8 @@ class _RunReader:
         self._encoder = msgspec.json.Encoder()
         self.started_at = run.manifest.started_at.astimezone(UTC).replace(tzinfo=None)
         self.landed_day = run.manifest.finished_at.astimezone(context.zone).date()
-        self._quarantine = (aside / "quarantine.ndjson").open("wb")
+        self.quarantine = aside / context.name("quarantine.ndjson")
+        self._quarantine = create_file(self.quarantine, context.cipher)
 
     def read(self, resource_type: str) -> TypeCounts:
         """Read all lines of a type. `stored` still counts what `_store` may find to be duplicates."""
@@ -254,9 +282,13 @@ class _RunReader:
             return TypeCounts(landed, quarantined=landed)
         return TypeCounts(landed, not_mapped=landed)
 
+    def _rows(self, resource_type: str) -> IO[bytes]:
+        name = self._context.name(f"{resource_type}.ndjson")
+        return create_file(self._aside / name, self._context.cipher)
+
     def _read_mapped(self, resource_type: str, lines: Any) -> TypeCounts:
         counts: Counter[str] = Counter()
-        with (self._aside / f"{resource_type}.ndjson").open("wb") as out:
+        with self._rows(resource_type) as out:
             for number, line in enumerate(lines, start=1):
                 counts[self._take(resource_type, number, line, out)] += 1
                 if number % _TICK == 0:
@@ -267,7 +299,7 @@ class _RunReader:
 
     def _read_tombstones(self, lines: Iterator[bytes]) -> TypeCounts:
         counts: Counter[str] = Counter()
-        with (self._aside / f"{DELETED}.ndjson").open("wb") as out:
+        with self._rows(DELETED) as out:
             for number, line in enumerate(lines, start=1):
                 try:
                     found = validate.decode_tombstone(line)
@@ -298,8 +330,10 @@ class _RunReader:
     def _take(self, resource_type: str, number: int, line: bytes, out: IO[bytes]) -> str:
         resource: ResourceIn | None = None
         try:
-            digest = validate.content_hash(line)
+            content = validate.minimal(line)
+            digest = content_hash(self._context.content_key, self._context.site, content)
             resource = validate.decode(line, resource_type)
+            validate.refuse_repeated_keys(content, resource_type)
             validate.refuse_unusable(resource, self._context.excluded_labels)
             row = self._builder.build(resource)
             flags = list(self._builder.flags)
@@ -392,13 +426,13 @@ def _version_number(resource: ResourceIn) -> int:
 def _store(
     context: _SiteContext, run: Run, aside: Path, resource_type: str, counts: TypeCounts
 ) -> TypeCounts:
-    ndjson, target = aside / f"{resource_type}.ndjson", context.table(resource_type, run.run)
+    ndjson, target = aside / context.name(f"{resource_type}.ndjson"), context.table(resource_type, run.run)
     if counts.tombstones:
-        store_tombstones(ndjson, target)
+        store_tombstones(ndjson, target, context.cipher)
     if not counts.stored:
         return counts
-    tombstones = sorted(context.table(DELETED, run.run).parent.glob("run=*.parquet"))
-    stored = store_versions(resource_type, ndjson, target, tombstones)
+    tombstones = parquet_files(context.table(DELETED, run.run).parent, "run=*")
+    stored = store_versions(resource_type, ndjson, target, tombstones, context.cipher)
     return replace(counts, stored=stored, duplicate=counts.stored - stored)
 
 

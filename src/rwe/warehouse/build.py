@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from rwe import __version__
 from rwe.admission import admissions
 from rwe.config import Workspace
 from rwe.errors import BuildError
+from rwe.lake.connection import open_duckdb
 from rwe.lake.write import RunCounts, update_lake
 from rwe.progress import SILENT, Progress
 from rwe.resources import bundled
 from rwe.scratch import scratch_folder
 from rwe.study import Study
 from rwe.warehouse import lake_views, meta
+from rwe.warehouse.meta import SiteCounts
 from rwe.warehouse.models import (
     Finding,
     Model,
@@ -40,12 +42,14 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A finished build. `quality` holds the checks that found something; `tables` the rows by table."""
+    """A finished build. `quality` holds the checks that found something; `tables` the rows by table; `sites`
+    what became of the lines that landed, by site: none where nothing has landed yet."""
 
     path: Path
     content_sha256: str
     quality: tuple[Finding, ...]
     tables: dict[str, int]
+    sites: tuple[SiteCounts, ...] = ()
 
 
 def build(
@@ -66,10 +70,10 @@ def build(
     with _only_build(workspace), scratch_folder(workspace.private, "build-") as aside:
         lake = update_lake(workspace, progress=progress)
         new = aside / "rwe-new.duckdb"
-        findings, tables, content_sha256 = _make(workspace, studies, lake.runs, new, progress)
         path = target or workspace.database
+        made = _make(workspace, studies, lake.runs, new, progress)
         publish(new, path)
-    return BuildResult(path, content_sha256, tuple(f for f in findings if f.rows), tables)
+    return replace(made, path=path)
 
 
 def _refuse_repeats(studies: Sequence[Study]) -> None:
@@ -98,13 +102,15 @@ def _only_build(workspace: Workspace) -> Iterator[None]:
 
 def _make(
     workspace: Workspace, studies: Sequence[Study], runs: Sequence[RunCounts], new: Path, progress: Progress
-) -> tuple[list[Finding], dict[str, int], str]:
+) -> BuildResult:
     sql = bundled("sql")
     models, checks = load_models(sql), load_checks(sql)
     try:
-        with duckdb.connect(str(new)) as connection:
+        with open_duckdb(new.parent, new) as connection:
             connection.begin()  # one transaction: hundreds of small statements need one sync, not one each
-            lake_views.create(connection, workspace.lake, workspace.quarantine, admissions(workspace))
+            lake_views.create(
+                connection, workspace.lake, workspace.quarantine, admissions(workspace), workspace.cipher()
+            )
             insert_studies(connection, studies)
             meta.create(connection, workspace, runs)
             tables = _run_models(connection, models, progress)
@@ -123,6 +129,7 @@ def _make(
                 studies=studies,
                 findings=findings,
             )
+            sites = meta.count_sites(connection)
             lake_views.drop(connection)
             connection.commit()
             connection.execute("checkpoint")
@@ -130,8 +137,8 @@ def _make(
         # The text of a DuckDB error can print a value; its class cannot.
         raise BuildError(
             f"the database could not be made ({type(e).__name__})", where=str(workspace.root)
-        ) from e
-    return findings, tables, content_sha256
+        ) from None
+    return BuildResult(new, content_sha256, tuple(f for f in findings if f.rows), tables, sites)
 
 
 def _run_models(

@@ -9,7 +9,9 @@ import duckdb
 import pyarrow as pa
 
 from rwe.admission import SiteAdmission
+from rwe.crypt import Cipher
 from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, TOMBSTONE_COLUMNS, VERSION_ORDER, table_name
+from rwe.lake.sealed import address, attach, check_keys, parquet_files
 from rwe.landing import DELETED
 
 _KEYS = ", ".join(VERSION_ORDER)
@@ -22,6 +24,7 @@ def create(
     lake: Path,
     quarantine: Path,
     admission: Mapping[str, SiteAdmission] | None = None,
+    cipher: Cipher | None = None,
 ) -> None:
     """Create the schema `lake`: one view a type, with its columns even where no resource of it is there.
 
@@ -29,13 +32,17 @@ def create(
     use the resource, or where the resource was deleted since. Patients who are not admitted are in no view,
     nor is what belongs to them. `lake.version` counts all versions by what became of them,
     `lake.quarantine` holds what was refused or flagged, `lake.not_admitted` who is kept out, and why.
+    Encrypted files are read through `cipher`. Raises LakeError where it is not theirs.
     """
+    attach(connection, cipher)
+    for folder, pattern in ((lake, "*/site=*/run=*"), (quarantine, "site=*/run=*")):
+        check_keys(parquet_files(folder, pattern), cipher)
     connection.execute("create schema lake")
-    refused = _read(sorted(quarantine.glob("site=*/run=*.parquet")), QUARANTINE_COLUMNS)
+    refused = _read(parquet_files(quarantine, "site=*/run=*"), QUARANTINE_COLUMNS)
     connection.execute(f"create view lake.quarantine as select * from ({refused})")  # noqa: S608
-    gone = _read(sorted((lake / DELETED).glob("site=*/run=*.parquet")), TOMBSTONE_COLUMNS)
+    gone = _read(parquet_files(lake / DELETED, "site=*/run=*"), TOMBSTONE_COLUMNS)
     connection.execute(f"create view lake.tombstone as select * from ({gone})")  # noqa: S608
-    files = {t: sorted((lake / t).glob("site=*/run=*.parquet")) for t in LAKE_TABLES}
+    files = {t: parquet_files(lake / t, "site=*/run=*") for t in LAKE_TABLES}
     for resource_type, columns in LAKE_TABLES.items():
         name = table_name(resource_type)
         connection.execute(f"create view lake.{name}_stored as {_read(files[resource_type], columns)}")
@@ -64,7 +71,7 @@ def _read(files: list[Path], columns: dict[str, str]) -> str:
     if not files:
         empty = ", ".join(f"cast(null as {kind}) as {name}" for name, kind in columns.items())
         return f"select {empty} where false"
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    names = ", ".join("'" + address(path).replace("'", "''") + "'" for path in files)
     return f"select {', '.join(columns)} from read_parquet([{names}], hive_partitioning = false)"  # noqa: S608
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +14,45 @@ import pyarrow as pa
 from rwe.config import Workspace
 from rwe.lake.write import RunCounts
 from rwe.study import Study
-from rwe.warehouse.models import Finding
+from rwe.warehouse.models import Finding, describe_table
+from rwe.warehouse.study_tables import STUDY_TABLES
 
 _TEXT, _INT, _AT = pa.string(), pa.int64(), pa.timestamp("us")
+_Columns = dict[str, tuple[pa.DataType, str]]
+
+_SITE_AND_RUN = {"site": "The hospital.", "run": "The run that landed it."}
+
+#: What becomes of landed lines; their sum is `landed`.
+_OUTCOMES = {
+    "in_lake": "In use: the latest version of its resource, in the tables of staging.",
+    "superseded": "Versions out of use: a later one is there, or a later one says not to use the resource.",
+    "deleted": "Latest versions of resources that the server has deleted since.",
+    "not_admitted": "Of patients who are kept out: opted out, or without the consent that the site asks for.",
+    "duplicate": "Identical to the version before; not stored again.",
+    "quarantined": "Refused, each with a row in meta.quarantine whose action is reject.",
+    "not_mapped": "Of a type that no table is made of.",
+    "tombstones": "Lines that say that a resource was deleted.",
+}
+
+
+@dataclass(frozen=True)
+class SiteCounts:
+    """What became of the lines that landed of one site, over all its runs: landed = the sum of the others.
+
+    `in_lake` are the resources in use, `superseded` their versions of before; `deleted` are resources that
+    the server deleted since, `tombstones` the lines that say so.
+    """
+
+    site: str
+    landed: int
+    in_lake: int
+    superseded: int
+    deleted: int
+    not_admitted: int
+    duplicate: int
+    quarantined: int
+    not_mapped: int
+    tombstones: int
 
 
 def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Sequence[RunCounts]) -> None:
@@ -33,7 +70,16 @@ def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Se
         group by site, reason order by site, reason
         """
     )
-    _comment(connection, "admission", "One row a site and reason: patients who landed and are kept out.")
+    describe_table(
+        connection,
+        "meta.admission",
+        "One row per site and reason for which patients who landed are kept out.",
+        {
+            "site": "The hospital.",
+            "reason": "opt_out, no_consent (none in force) or consent_denied.",
+            "patients": "Patients kept out.",
+        },
+    )
     connection.execute(
         """
         create table meta.quarantine as
@@ -41,9 +87,30 @@ def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Se
         from lake.quarantine order by all
         """
     )
-    _comment(
-        connection, "quarantine", "One row a resource refused or flagged: by which rule, at which JSON path."
+    describe_table(
+        connection,
+        "meta.quarantine",
+        "One row per resource and rule that it breaks. No value of the record is kept.",
+        {
+            **_SITE_AND_RUN,
+            "resource_type": "The FHIR type; _unreadable: the line is no resource, _deleted: a tombstone.",
+            "resource_pseudonym": "Pseudonym of the record; null where it has no legal id.",
+            "rule": "Name of the rule.",
+            "json_path": "Where in the resource. `?` stands for a name that FHIR does not know there.",
+            "action": "reject: the resource does not count; flag: it does, maybe without this field.",
+            "line": "Number of the line in the landed file of its type, from 1.",
+        },
     )
+
+
+def count_sites(connection: duckdb.DuckDBPyConnection) -> tuple[SiteCounts, ...]:
+    """The sums of meta.reconciliation by site, in the order of their names; none where nothing landed."""
+    names = [f.name for f in dataclasses.fields(SiteCounts) if f.name != "site"]
+    sums = ", ".join(f"sum({name})::bigint" for name in names)
+    found = connection.execute(
+        f"select site, {sums} from meta.reconciliation group by site order by site"  # noqa: S608
+    ).fetchall()
+    return tuple(SiteCounts(*row) for row in found)
 
 
 def finish(
@@ -60,22 +127,49 @@ def finish(
     _table(
         connection,
         "build",
-        "One row: the identity of this database. content_sha256 is over the sorted rows of cohort.*.",
-        {"content_sha256": _TEXT, "code_version": _TEXT, "built_at": _AT, "studies": _TEXT},
+        "One row per build of this database: there is one.",
+        {
+            "content_sha256": (_TEXT, "SHA-256 over the sorted rows of cohort.*: its identity."),
+            "code_version": (_TEXT, "Version of rwe that built it."),
+            "built_at": (_AT, "When, in UTC."),
+            "studies": (_TEXT, "The studies in it, each with the version of its protocol."),
+        },
         [(content_sha256, code_version, _naive_utc(built_at), names)],
     )
     _table(
         connection,
         "quality",
-        "One row a check; rows is how many rows broke it.",
-        {"check": _TEXT, "severity": _TEXT, "rows": _INT, "message": _TEXT},
+        "One row per check.",
+        {
+            "check": (_TEXT, "Its name: the file under sql/checks/."),
+            "severity": (_TEXT, "error: the database is not published if a row breaks it; or warning."),
+            "rows": (_INT, "How many rows broke it; 0 is well."),
+            "message": (_TEXT, "What it means, and where the rows are."),
+        },
         [dataclasses.astuple(f) for f in findings],
     )
     connection.execute("create table meta.codelist as select * from study.codelist")
-    _comment(connection, "codelist", "One row a code of a code list of a study.")
-    connection.execute(
-        """
-        create table meta.column as
+    comment, columns = STUDY_TABLES["codelist"]
+    describe_table(
+        connection, "meta.codelist", comment, {name: words for name, (_, words) in columns.items()}
+    )
+    _create_dictionary(connection)
+
+
+_DICTIONARY = {
+    "table_schema": "The schema.",
+    "table_name": "The table.",
+    "table_comment": "What one row of the table is.",
+    "position": "The column's place in its table, from 1.",
+    "column_name": "The column.",
+    "data_type": "Its type in DuckDB.",
+    "comment": "What the column holds.",
+}
+
+
+def _create_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
+    """meta.column, itself in it: it is created empty, described, and filled last."""
+    described = """
         select
             c.schema_name as table_schema, c.table_name, t.comment as table_comment,
             c.column_index as position, c.column_name, c.data_type, c.comment
@@ -83,9 +177,11 @@ def finish(
         join duckdb_tables() as t using (database_name, schema_name, table_name)
         where c.database_name = current_database() and c.schema_name in ('study', 'staging', 'cohort', 'meta')
         order by c.schema_name, c.table_name, c.column_index
-        """
-    )
-    _comment(connection, '"column"', "One row a column of a table: the data dictionary.")
+    """
+    connection.execute(f'create table meta."column" as select * from ({described}) where false')  # noqa: S608
+    comment = "One row per column of a table: the data dictionary."
+    describe_table(connection, 'meta."column"', comment, _DICTIONARY)
+    connection.execute(f'insert into meta."column" {described}')
 
 
 def _insert_sites(
@@ -96,21 +192,27 @@ def _insert_sites(
     _table(
         connection,
         "site",
-        "One row a hospital. time_zone decides the day of instants written in Z.",
-        {"site": _TEXT, "time_zone": _TEXT},
+        "One row per hospital.",
+        {
+            "site": (_TEXT, "Its name in the settings."),
+            "time_zone": (_TEXT, "IANA name; it decides the day of instants written in Z."),
+        },
         sorted(zones.items()),
     )
 
 
 def _insert_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts]) -> None:
-    columns = {
-        "site": _TEXT,
-        "run": _TEXT,
-        "route": _TEXT,
-        "server_software": _TEXT,
-        "manifest_sha256": _TEXT,
-        "finished_at": _AT,
-        "last_updated_at": _AT,
+    columns: _Columns = {
+        "site": (_TEXT, "The hospital."),
+        "run": (_TEXT, "Name of the run: when it began, in UTC, and four random digits."),
+        "route": (_TEXT, "How the data came: search, export or import."),
+        "server_software": (_TEXT, "What the server says it is; null where it does not, or files came."),
+        "manifest_sha256": (
+            _TEXT,
+            "SHA-256 of the run's manifest, which names the hash of every landed file.",
+        ),
+        "finished_at": (_AT, "When all of it had landed, in UTC."),
+        "last_updated_at": (_AT, "Latest meta.lastUpdated that landed, in UTC; null where there is none."),
     }
     rows = [
         (
@@ -124,7 +226,7 @@ def _insert_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts
         )
         for r in runs
     ]
-    _table(connection, "run", "One row a run in the lake; all moments are in UTC.", columns, rows)
+    _table(connection, "run", "One row per run in the lake.", columns, rows)
 
 
 def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence[RunCounts]) -> None:
@@ -133,9 +235,9 @@ def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence
         for r in runs
         for t, c in sorted(r.types.items())
     ]
-    columns = {"site": _TEXT, "run": _TEXT, "resource_type": _TEXT}
-    columns |= dict.fromkeys(("landed", "duplicate", "quarantined", "not_mapped", "tombstones"), _INT)
-    _register(connection, columns, counts)
+    known = ("landed", "duplicate", "quarantined", "not_mapped", "tombstones")
+    kinds = dict.fromkeys(("site", "run", "resource_type"), _TEXT) | dict.fromkeys(known, _INT)
+    _register(connection, kinds, counts)
     connection.execute(
         """
         create table meta.reconciliation as
@@ -153,11 +255,16 @@ def _insert_reconciliation(connection: duckdb.DuckDBPyConnection, runs: Sequence
         """
     )
     connection.unregister("incoming_rows")
-    _comment(
+    describe_table(
         connection,
-        "reconciliation",
-        "One row a run and type: landed = in_lake + superseded + deleted + not_admitted + duplicate"
-        " + quarantined + not_mapped + tombstones.",
+        "meta.reconciliation",
+        f"One row per run and type of what landed: landed = {' + '.join(_OUTCOMES)}.",
+        {
+            **_SITE_AND_RUN,
+            "resource_type": "The FHIR type; _unreadable: no resource, _unknown: no type of R4, _deleted.",
+            "landed": "Lines that landed.",
+            **_OUTCOMES,
+        },
     )
 
 
@@ -165,24 +272,20 @@ def _table(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     comment: str,
-    columns: dict[str, pa.DataType],
+    columns: _Columns,
     rows: Sequence[tuple[Any, ...]],
 ) -> None:
-    _register(connection, columns, rows)
+    _register(connection, {column: kind for column, (kind, _) in columns.items()}, rows)
     connection.execute(f"create table meta.{name} as select * from incoming_rows")  # noqa: S608
     connection.unregister("incoming_rows")
-    _comment(connection, name, comment)
+    describe_table(connection, f"meta.{name}", comment, {c: words for c, (_, words) in columns.items()})
 
 
 def _register(
-    connection: duckdb.DuckDBPyConnection, columns: dict[str, pa.DataType], rows: Sequence[tuple[Any, ...]]
+    connection: duckdb.DuckDBPyConnection, kinds: dict[str, pa.DataType], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    data = [pa.array([r[i] for r in rows], type=t) for i, t in enumerate(columns.values())]
-    connection.register("incoming_rows", pa.Table.from_arrays(data, names=list(columns)))
-
-
-def _comment(connection: duckdb.DuckDBPyConnection, name: str, comment: str, kind: str = "table") -> None:
-    connection.execute(f"comment on {kind} meta.{name} is '{comment.replace(chr(39), chr(39) * 2)}'")
+    data = [pa.array([r[i] for r in rows], type=kind) for i, kind in enumerate(kinds.values())]
+    connection.register("incoming_rows", pa.Table.from_arrays(data, names=list(kinds)))
 
 
 def _naive_utc(at: datetime) -> datetime:

@@ -9,7 +9,7 @@ says where a row is (study, site, resource type, rule; nothing of a patient) and
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -98,15 +98,13 @@ def run_model(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
     try:
         made = f"create table {model.name} as select * from ({model.query}) as made order by all"  # noqa: S608
         connection.execute(made)
-        _comment(connection, "table", model.name, model.comment)
-        for column, comment in model.columns.items():
-            _comment(connection, "column", f'{model.name}."{column}"', comment)
+        describe_table(connection, model.name, model.comment, model.columns)
         found = connection.execute(f"select count(*) from {model.name}").fetchone()  # noqa: S608
     except duckdb.Error as e:
         # The text of a DuckDB error can print a value; its class cannot.
         raise BuildError(
             f"the model failed ({type(e).__name__})", where=f"sql/{model.name.replace('.', '/')}.sql"
-        ) from e
+        ) from None
     return int(found[0]) if found else 0
 
 
@@ -119,7 +117,7 @@ def run_check(connection: duckdb.DuckDBPyConnection, check: Check) -> Finding:
     except duckdb.Error as e:
         raise BuildError(
             f"the check failed ({type(e).__name__})", where=f"sql/checks/{check.name}.sql"
-        ) from e
+        ) from None
     return Finding(check.name, check.severity, rows, check.message + where)
 
 
@@ -207,7 +205,7 @@ def _parse(text: str, path: Path) -> exp.Query:
         tree = sqlglot.parse_one(text, dialect="duckdb")
     except sqlglot.errors.ParseError as e:
         line = e.errors[0].get("line") if e.errors else None
-        raise RweError(f"the SQL does not parse, line {line}", where=str(path)) from e
+        raise RweError(f"the SQL does not parse, line {line}", where=str(path)) from None
     if not isinstance(tree, exp.Query):
         raise RweError("the file is not one SELECT", where=str(path))
     return tree
@@ -221,6 +219,15 @@ def _leading_comment(text: str) -> str:
             break
         words.append(line.removeprefix("--").strip())
     return " ".join(words).strip()
+
+
+def describe_table(
+    connection: duckdb.DuckDBPyConnection, table: str, comment: str, columns: Mapping[str, str]
+) -> None:
+    """Say in the database itself what one row of a table is, and what each of its columns."""
+    _comment(connection, "table", table, comment)
+    for column, words in columns.items():
+        _comment(connection, "column", f'{table}."{column}"', words)
 
 
 def _comment(connection: duckdb.DuckDBPyConnection, kind: str, target: str, comment: str) -> None:

@@ -23,111 +23,157 @@ from rwe.study import (
     Study,
     ValueCriterion,
 )
+from rwe.warehouse.models import describe_table
 
 _TEXT, _INT, _FLOAT, _BOOL, _DAY = pa.string(), pa.int32(), pa.float64(), pa.bool_(), pa.date32()
 _Row = tuple[Any, ...]
 
-#: Table → what one row is, and its columns.
-STUDY_TABLES: dict[str, tuple[str, dict[str, pa.DataType]]] = {
+_STUDY = {"study": (_TEXT, "The study.")}
+_WINDOW = {
+    "from_day": (_INT, "First day of the window, from index, inclusive; null: open."),
+    "to_day": (_INT, "Last day of the window, from index, inclusive; null: open."),
+}
+
+#: Table → what one row is, and its columns: type and meaning.
+STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
     "protocol": (
-        "One row a study: the rules of its protocol.",
+        "One row per study: the rules of its protocol.",
         {
-            "study": _TEXT,
-            "version": _TEXT,
-            "title": _TEXT,
-            "protocol_sha256": _TEXT,
-            "index_codelist": _TEXT,
-            "same_event_days": _INT,
-            "has_washout": _BOOL,
-            "washout_days": _INT,
-            "exposure_codelist": _TEXT,
-            "gap_days": _INT,
-            "start_without_day": _TEXT,
-            "treated_name": _TEXT,
-            "control_name": _TEXT,
-            "grace_days": _INT,
-            "unless_progressed": _BOOL,
-            "status_codelist": _TEXT,
-            "responding_codelist": _TEXT,
-            "progressed_codelist": _TEXT,
-            "death_without_date": _TEXT,
-            "incomplete_death_date": _TEXT,
-            "censoring_rule": _TEXT,
-            "data_cutoff": _DAY,
+            **_STUDY,
+            "version": (_TEXT, "Version of the protocol, as its authors count."),
+            "title": (_TEXT, "Title of the study."),
+            "protocol_sha256": (_TEXT, "SHA-256 of the protocol: two of one hash ask the same."),
+            "index_codelist": (_TEXT, "Code list of the index event."),
+            "same_event_days": (
+                _INT,
+                "Records at most this many days after the first are the same index event.",
+            ),
+            "has_washout": (_BOOL, "Whether who had the exposure before index is excluded."),
+            "washout_days": (
+                _INT,
+                "How far the washout reaches back from index; null: over the whole record.",
+            ),
+            "exposure_codelist": (_TEXT, "Code list of the exposure."),
+            "gap_days": (_INT, "Records of the exposure at most this many days apart are one episode."),
+            "start_without_day": (
+                _TEXT,
+                "A first record known only to the month or year: exclude the patient, or take latest_day.",
+            ),
+            "treated_name": (_TEXT, "Name of the strategy that starts the exposure."),
+            "control_name": (_TEXT, "Name of the strategy that does not."),
+            "grace_days": (_INT, "A start up to this day after index still follows the strategy, inclusive."),
+            "unless_progressed": (_BOOL, "Whether a start on or after progression is salvage instead."),
+            "status_codelist": (
+                _TEXT,
+                "Code list of the observations that assess disease status; null: none.",
+            ),
+            "responding_codelist": (_TEXT, "Code list of their values that mean a response."),
+            "progressed_codelist": (_TEXT, "Code list of their values that mean progression or relapse."),
+            "death_without_date": (
+                _TEXT,
+                "Who is dead on no known day: exclude, or taken to have died at last_contact.",
+            ),
+            "incomplete_death_date": (
+                _TEXT,
+                "A death known to the month or year: taken at its midpoint, or exclude.",
+            ),
+            "censoring_rule": (_TEXT, "The living are censored at last_activity or at data_cutoff."),
+            "data_cutoff": (_DAY, "Day at which the data end, by the rule data_cutoff; else null."),
         },
     ),
     "codelist": (
-        "One row a code of a code list. is_prefix stands for all codes that begin with it.",
+        "One row per code of a code list.",
         {
-            "study": _TEXT,
-            "codelist": _TEXT,
-            "system": _TEXT,
-            "code": _TEXT,
-            "is_prefix": _BOOL,
-            "display": _TEXT,
-            "source": _TEXT,
-            "valid_from": _DAY,
-            "valid_to": _DAY,
+            **_STUDY,
+            "codelist": (_TEXT, "The code list."),
+            "system": (_TEXT, "URI of the code system."),
+            "code": (_TEXT, "The code."),
+            "is_prefix": (_BOOL, "Whether it stands for all codes that begin with it."),
+            "display": (_TEXT, "What the code means, as the list says."),
+            "source": (_TEXT, "Where the list has it from."),
+            "valid_from": (_DAY, "First day on which the code means this; null: open."),
+            "valid_to": (_DAY, "Last day on which the code means this; null: open."),
         },
     ),
     "index_source": (
-        "One row a resource type in which the index event is looked for.",
-        {"study": _TEXT, "source": _TEXT},
+        "One row per resource type in which the index event is looked for.",
+        {**_STUDY, "source": (_TEXT, "The FHIR type.")},
     ),
     "criterion": (
-        "One row an eligibility criterion, in the protocol's order.",
+        "One row per eligibility criterion.",
         {
-            "study": _TEXT,
-            "position": _INT,
-            "criterion": _TEXT,
-            "kind": _TEXT,
-            "codelist": _TEXT,
-            "from_day": _INT,
-            "to_day": _INT,
-            "unit": _TEXT,
-            "must_be_present": _BOOL,
-            "min_value": _FLOAT,
-            "max_value": _FLOAT,
-            "not_before": _DAY,
-            "not_after": _DAY,
+            **_STUDY,
+            "position": (_INT, "Its place in the protocol, from 1."),
+            "criterion": (_TEXT, "Its name."),
+            "kind": (
+                _TEXT,
+                "age_at_index, condition, procedure, medication, observation or index_period.",
+            ),
+            "codelist": (_TEXT, "Code list of what is looked for; null where none is."),
+            **_WINDOW,
+            "unit": (_TEXT, "UCUM code; a value in another unit does not count. Null: any unit."),
+            "must_be_present": (_BOOL, "Whether a record must be there (true) or must not (false)."),
+            "min_value": (_FLOAT, "Lowest value or age in years that meets it, inclusive; null: open."),
+            "max_value": (_FLOAT, "Highest value or age in years that meets it, inclusive; null: open."),
+            "not_before": (_DAY, "First index day that meets it; null: open."),
+            "not_after": (_DAY, "Last index day that meets it; null: open."),
         },
     ),
     "step": (
-        "One row a step from the first recorded index event to the analysed cohort, in order.",
-        {"study": _TEXT, "step_number": _INT, "step": _TEXT, "kind": _TEXT, "criterion": _TEXT},
+        "One row per step from the first recorded index event to the analysed cohort.",
+        {
+            **_STUDY,
+            "step_number": (_INT, "Its place, from 1."),
+            "step": (_TEXT, "Its name: a fixed rule, or that of a criterion."),
+            "kind": (_TEXT, "The fixed rule, or criterion."),
+            "criterion": (_TEXT, "The criterion; null for a fixed rule."),
+        },
     ),
     "exposure_tier": (
-        "One row a tier of evidence that counts as exposure.",
-        {"study": _TEXT, "tier": _TEXT},
+        "One row per tier of evidence that counts as exposure.",
+        {**_STUDY, "tier": (_TEXT, "administration, dispense, statement or request.")},
     ),
     "covariate": (
-        "One row a covariate.",
+        "One row per covariate.",
         {
-            "study": _TEXT,
-            "position": _INT,
-            "covariate": _TEXT,
-            "kind": _TEXT,
-            "label": _TEXT,
-            "codelist": _TEXT,
-            "from_day": _INT,
-            "to_day": _INT,
-            "unit": _TEXT,
-            "transform": _TEXT,
-            "origin": _DAY,
-            "status": _TEXT,
+            **_STUDY,
+            "position": (_INT, "Its place in the protocol, from 1."),
+            "covariate": (_TEXT, "Its name."),
+            "kind": (_TEXT, "age_at_index, sex, observation, years_since or disease_status."),
+            "label": (_TEXT, "What reports call it."),
+            "codelist": (_TEXT, "Code list of the observation; null for other kinds."),
+            **_WINDOW,
+            "unit": (_TEXT, "UCUM code; a value in another unit is missing. Null: any unit."),
+            "transform": (_TEXT, "none, or log: analyses take the natural logarithm."),
+            "origin": (_DAY, "Day from which years_since counts."),
+            "status": (_TEXT, "The disease status that it indicates: responding or progressed."),
         },
     ),
     "covariate_level": (
-        "One row a level of a categorical covariate and the number it stands for.",
-        {"study": _TEXT, "covariate": _TEXT, "level": _TEXT, "value": _FLOAT},
+        "One row per level of a categorical covariate.",
+        {
+            **_STUDY,
+            "covariate": (_TEXT, "The covariate."),
+            "level": (_TEXT, "The level as recorded."),
+            "value": (_FLOAT, "The number it stands for."),
+        },
     ),
     "intercurrent_event": (
-        "One row an intercurrent event and how it is handled.",
-        {"study": _TEXT, "event": _TEXT, "codelist": _TEXT, "handling": _TEXT},
+        "One row per intercurrent event.",
+        {
+            **_STUDY,
+            "event": (_TEXT, "Its name."),
+            "codelist": (_TEXT, "Its code list."),
+            "handling": (_TEXT, "treatment_policy: follow-up goes on; composite: it counts as the outcome."),
+        },
     ),
     "intercurrent_source": (
-        "One row a kind of record in which an intercurrent event is looked for.",
-        {"study": _TEXT, "event": _TEXT, "source": _TEXT},
+        "One row per kind of record in which an intercurrent event is looked for.",
+        {
+            **_STUDY,
+            "event": (_TEXT, "The intercurrent event."),
+            "source": (_TEXT, "medication, procedure or condition."),
+        },
     ),
 }
 
@@ -140,12 +186,14 @@ def insert_studies(connection: duckdb.DuckDBPyConnection, studies: Sequence[Stud
         for table, row in _rows(s):
             rows[table].append((s.name, *row))
     for table, (comment, columns) in STUDY_TABLES.items():
-        data = [pa.array([r[i] for r in rows[table]], type=t) for i, t in enumerate(columns.values())]
+        kinds = [kind for kind, _ in columns.values()]
+        data = [pa.array([r[i] for r in rows[table]], type=kind) for i, kind in enumerate(kinds)]
         incoming = pa.Table.from_arrays(data, names=list(columns))
         connection.register("incoming_rows", incoming)
         connection.execute(f"create table study.{table} as select * from incoming_rows")  # noqa: S608
         connection.unregister("incoming_rows")
-        connection.execute(f"comment on table study.{table} is '{comment.replace(chr(39), chr(39) * 2)}'")
+        meanings = {column: words for column, (_, words) in columns.items()}
+        describe_table(connection, f"study.{table}", comment, meanings)
 
 
 def _rows(study: Study) -> Iterator[tuple[str, _Row]]:
