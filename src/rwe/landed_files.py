@@ -46,6 +46,9 @@ class _HashingWriter:
         self.sha256.update(data)
 
 
+_BATCH_BYTES = 1 << 17
+
+
 class FileWriter:
     """One file TYPE.ndjson.zst under way, encrypted if there is a cipher."""
 
@@ -59,14 +62,26 @@ class FileWriter:
         self._sealing: SealingWriter | None = cipher.writer(self._hashing, where) if cipher else None
         self._sink: Sink = self._sealing or self._hashing
         self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def write(self, line: bytes, last_updated: datetime | None) -> None:
         """Take one line, without its newline."""
-        self._put(self._compressor.compress(line + b"\n"))
+        self._waiting.append(line)
+        self._waiting_bytes += len(line) + 1
+        if self._waiting_bytes >= _BATCH_BYTES:
+            self._compress()
         self.lines += 1
         self.bytes += len(line) + 1
         if last_updated and (self.last_updated is None or last_updated > self.last_updated):
             self.last_updated = last_updated
+
+    def _compress(self) -> None:
+        """Many lines at once: one by one, the calls cost more than the compression."""
+        if self._waiting:
+            self._waiting.append(b"")
+            self._put(self._compressor.compress(b"\n".join(self._waiting)))
+            self._waiting, self._waiting_bytes = [], 0
 
     def _put(self, data: bytes) -> None:
         if data:
@@ -74,6 +89,7 @@ class FileWriter:
 
     def finish(self) -> LandedFile:
         """Write what is left, sync and close. Raises OSError."""
+        self._compress()
         self._put(self._compressor.flush())
         if self._sealing:
             self._sealing.finish()

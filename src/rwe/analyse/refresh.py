@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdentity, write_evidence
 from rwe.progress import SILENT, Progress
+from rwe.scratch import scratch_folder
 from rwe.study import Study
 from rwe.warehouse.build import build
 
@@ -39,9 +39,8 @@ def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) 
     if holds_study(workspace.database, study):
         tables = read_study(workspace.database, study)
     else:
-        workspace.private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=workspace.private, prefix="analyse-") as folder:
-            target = Path(folder) / "private.duckdb"
+        with scratch_folder(workspace.private, "analyse-") as folder:
+            target = folder / "private.duckdb"
             build(workspace, [study], target=target, progress=progress)
             tables = read_study(target, study)
     evidence = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
