@@ -1,4 +1,4 @@
-"""`rwe demo`, as a newcomer runs it: flows, the table beside the truth, the report, and no trace of a name."""
+"""`rwe demo`, as a newcomer runs it: flows, the table beside the truth, the report, no trace of a name."""
 
 from __future__ import annotations
 
