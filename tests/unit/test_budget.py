@@ -220,8 +220,8 @@ def test_a_wrong_setting_is_told_by_field_and_never_by_value(line: str) -> None:
 
 def test_paths_start_at_the_workspace() -> None:
     text = "pseudonyms: {key_file: /k}\nsites:\n  a: {ca_file: ca.pem, opt_out_file: /abs/out.txt}\n"
-    site = parse_settings(text, "rwe.yaml", Path("/work/space")).sites["a"]
-    assert site.ca_file == Path("/work/space/ca.pem")
+    site = parse_settings(text, "rwe.yaml", Path("/srv/space")).sites["a"]
+    assert site.ca_file == Path("/srv/space/ca.pem")
     assert site.opt_out_file == Path("/abs/out.txt")
 
 
