@@ -7,6 +7,7 @@ import textwrap
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -20,8 +21,10 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from rwe.evidence.contract import Estimate
 from rwe.progress import Step
+
+if TYPE_CHECKING:  # `rwe --help` must not wait for the contract's models
+    from rwe.evidence.contract import Estimate
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)

@@ -24,8 +24,6 @@ CASES = ROOT / "tests" / "cases"
 STUDIES = ROOT / "tests" / "cases_studies"
 LOG_RANK, COX = 1e-8, 1e-6  # absolute tolerances, hazard ratios on the log scale
 
-pytestmark = pytest.mark.xdist_group("golden")
-
 
 def whole_way(folder: Path, case: Path, study: str, sites: list[str]) -> Evidence:
     workspace = init_workspace(folder / "workspace", key_file=folder / "key")

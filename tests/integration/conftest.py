@@ -110,15 +110,21 @@ def third_party_site(
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            _load(process, base_url, third_party_records)
-            yield ThirdPartySite(base_url, _write_study(folder / "studies"), third_party_records)
+            load_records(process, base_url, third_party_records)
+            yield ThirdPartySite(base_url, write_study(folder / "studies"), third_party_records)
         finally:
             process.terminate()
 
 
-def _load(process: subprocess.Popen[bytes], base_url: str, records: list[Json]) -> None:
+def load_records(
+    process: subprocess.Popen[bytes],
+    base_url: str,
+    records: list[Json],
+    login: tuple[str, str] | None = None,
+) -> None:
+    """Wait until the server answers, then hand it the records in batches."""
     with requests.Session() as session:
-        session.trust_env = False
+        session.trust_env, session.auth = False, login
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -138,7 +144,7 @@ def _load(process: subprocess.Popen[bytes], base_url: str, records: list[Json]) 
             assert {e["response"]["status"][:3] for e in answer["entry"]} == {"201"}
 
 
-def _write_study(folder: Path) -> Path:
+def write_study(folder: Path) -> Path:
     (folder / "codelists").mkdir(parents=True)
     lists = {"saline": SALINE, "atorvastatin": ATORVASTATIN, "creatinine": CREATININE}
     for name, (system, code) in lists.items():

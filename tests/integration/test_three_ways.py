@@ -243,7 +243,9 @@ def locked_third_party(
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=folder, **quiet) as process:  # type: ignore[call-overload]
         try:
-            _load_with_password(process, base_url, _some_patients(third_party_records))
+            conftest.load_records(
+                process, base_url, _some_patients(third_party_records, login=("loader", "loader"))
+            )
             yield base_url, private
         finally:
             process.terminate()
@@ -259,30 +261,6 @@ def _some_patients(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _load_with_password(
-    process: subprocess.Popen[bytes], base_url: str, records: list[dict[str, Any]]
-) -> None:
-    with requests.Session() as session:
-        session.trust_env, session.auth = False, ("loader", "loader")
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                session.get(f"{base_url}/metadata", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail("sekmet-fhir did not start")
-                time.sleep(0.1)
-        for start in range(0, len(records), 200):
-            entries = [
-                {"resource": r, "request": {"method": "PUT", "url": f"{r['resourceType']}/{r['id']}"}}
-                for r in records[start : start + 200]
-            ]
-            batch = {"resourceType": "Bundle", "type": "batch", "entry": entries}
-            answer = session.post(base_url, json=batch, timeout=60).json()
-            assert {e["response"]["status"][:3] for e in answer["entry"]} == {"201"}
-
-
 def test_a_third_partys_server_gives_the_same_by_search_and_export(
     tmp_path: Path, locked_third_party: tuple[str, Path]
 ) -> None:
@@ -290,7 +268,7 @@ def test_a_third_partys_server_gives_the_same_by_search_and_export(
     base_url, key = locked_third_party
     assert requests.get(f"{base_url}/Patient", timeout=10).status_code == 401
     smart = {"auth": {"kind": "smart", "client_id": "rwe", "key_file": str(key)}}
-    study = load_study(conftest._write_study(tmp_path / "studies"))
+    study = load_study(conftest.write_study(tmp_path / "studies"))
     searched = workspace_for(tmp_path / "search", base_url, **smart)
     extract_site(searched, "north", [study])
     expected = rows(searched, study)
