@@ -9,6 +9,7 @@ _TOGETHER = {"test_third_party_server.py": "third party", "test_three_ways.py": 
 _LONG_FIRST = ("integration", "faults", "golden", "contract")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group by file; order by how long a folder's tests take."""
     for item in items:

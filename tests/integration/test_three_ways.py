@@ -244,7 +244,7 @@ def locked_third_party(
     with subprocess.Popen(command, cwd=folder, **quiet) as process:  # type: ignore[call-overload]
         try:
             conftest.load_records(
-                process, base_url, _some_patients(third_party_records, login=("loader", "loader"))
+                process, base_url, _some_patients(third_party_records), login=("loader", "loader")
             )
             yield base_url, private
         finally:

@@ -34,7 +34,7 @@ class ConceptIn(msgspec.Struct):
 
 
 class ReferenceIn(msgspec.Struct):
-    """Its display is never read: it is free text, and names people (`lenalidomide for …`)."""
+    """Its display is never read: it is free text, and names people ("DRUG for NAME")."""
 
     reference: str | None = None
 
