@@ -11,7 +11,7 @@ demo: .venv/.installed  ## three synthetic hospitals, the whole way, a report to
 	@$(BIN)/rwe demo
 
 test: .venv/.installed-dev .venv-mitmproxy/.installed  ## all tests but the long forms
-	@$(BIN)/pytest -n 2 --dist loadgroup --durations 25 -m "not soak"
+	@$(BIN)/pytest -n 2 --dist loadfile --durations 25 -m "not soak"
 
 check: .venv/.installed-dev  ## ruff, mypy, sqlfluff
 	@$(BIN)/ruff check src flows tests docs benchmarks
