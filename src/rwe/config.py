@@ -37,6 +37,7 @@ __all__ = [
     "Encryption",
     "Environment",
     "Pseudonyms",
+    "Published",
     "Settings",
     "Site",
     "Workspace",
@@ -58,6 +59,27 @@ class Encryption(Part):
     key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
 
 
+class Published(Part):
+    """What researchers see of the cohort, in published/rwe.duckdb."""
+
+    dates: Literal["exact", "anchored"] = Field(
+        default="exact",
+        description="anchored: all dates of a patient are moved so that the first index event is 2000-01-01.",
+    )
+    min_cell: int = Field(
+        default=5,
+        ge=1,
+        description="A text of a coded element shows only where at least so many patients share it.",
+    )
+    top_code_age: int | None = Field(
+        default=None, ge=18, le=120, description="Older ages are shown as this one, e.g. 89."
+    )
+    keep_builds: int = Field(default=3, ge=1, description="How many builds are kept for `rwe rollback`.")
+    encryption: Encryption | None = Field(
+        default=None, description="With a key, the published database is encrypted with it."
+    )
+
+
 class Settings(Part):
     """The content of rwe.yaml."""
 
@@ -72,6 +94,23 @@ class Settings(Part):
     validation: Literal["strict", "sample", "off"] = Field(
         default="sample", description="How many resources fhir.resources checks besides the cheap checks."
     )
+    rules: dict[str, Literal["reject", "flag"]] = Field(
+        default={},
+        description="What becomes of a resource that breaks a rule of the quarantine, by the rule's name, where"
+        " it is not the default. Rules without which a resource cannot be read or used are always `reject`.",
+    )
+    memory_limit: str = Field(
+        default="2GB",
+        pattern=r"^[1-9][0-9]{0,5}(MB|GB)$",
+        description="How much memory the lake and the build take before they spill to disk.",
+    )
+    retain_raw_days: int | None = Field(
+        default=None,
+        ge=0,
+        description="Raw bytes of landed runs older than this many days are removed once they are in the lake;"
+        " unset: they are kept.",
+    )
+    published: Published = Field(default_factory=lambda: Published())
     approval: str | None = Field(
         default=None,
         min_length=1,

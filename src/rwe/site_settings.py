@@ -199,6 +199,22 @@ class QuietHours(BaseModel):
         return f"{self.start:%H:%M}-{self.end:%H:%M}"
 
 
+class Link(Part):
+    """A second key, which the sites share and the hub never has, makes a token of the named inputs."""
+
+    key_file: SettingsPath = Field(description="32 random bytes as hex, mode 0600; the same at every site.")
+    inputs: tuple[Literal["identifier", "family", "given", "birth_date", "gender"], ...] = Field(min_length=1)
+    identifier_system: str | None = Field(
+        default=None, description="Which identifier is taken, where `identifier` is an input."
+    )
+
+    @model_validator(mode="after")
+    def _names_the_identifier(self) -> Link:
+        if ("identifier" in self.inputs) != (self.identifier_system is not None):
+            raise ValueError("identifier_system and the input `identifier` go together")
+        return self
+
+
 class Site(Part):
     """One hospital. Without `base_url` it is a site whose files are handed over (`rwe import`)."""
 
@@ -248,6 +264,19 @@ class Site(Part):
     security_labels: SecurityLabels = SecurityLabels()
     opt_out_file: SettingsPath | None = Field(
         default=None, description="Patients who do not take part: one Patient id of the server a line."
+    )
+
+    code_map: SettingsPath | None = Field(
+        default=None,
+        description="Local codes to standard ones: a CSV (system, code, target_system, target_code, valid_from,"
+        " valid_to) or a FHIR ConceptMap as JSON.",
+    )
+    permitted_texts: SettingsPath | None = Field(
+        default=None,
+        description="Values of valueString that may enter the lake, one a line; without it only numbers do.",
+    )
+    link: Link | None = Field(
+        default=None, description="How a patient treated at two sites is recognised (docs/linking.md)."
     )
 
     @field_validator("time_zone")

@@ -15,7 +15,7 @@ import re
 import msgspec
 
 #: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
-LAKE_VERSION = 3
+LAKE_VERSION = 4
 
 #: From the oldest version of a resource to the latest.
 VERSION_ORDER = ("updated_at", "version_number", "landed_at", "run", "line")
@@ -284,6 +284,8 @@ _COMMON = {
     "landed_at": "TIMESTAMP",
     "landed_day": "DATE",
     "content_hash": "VARCHAR",
+    # The resource bears a modifierExtension, and the rule `modifier_extension` is set to `flag`.
+    "has_modifier_extension": "BOOLEAN",
 }
 _OF_PATIENT = {"patient_id": "VARCHAR", "status": "VARCHAR"}
 _MEDICATED = {
@@ -292,13 +294,60 @@ _MEDICATED = {
     "medication_resource_id": "VARCHAR",
     "medication_text": "VARCHAR",
     "codings": _CODINGS,
+    "category_codings": _CODINGS,
+    "reason_codings": _CODINGS,
+    "status_reason_codings": _CODINGS,
+    "route_codings": _CODINGS,
+    "encounter_id": "VARCHAR",
 }
+_DOSE = {"dose_value": "DOUBLE", "dose_unit": "VARCHAR", "dose_unit_code": "VARCHAR"}
+_REPEAT = {"frequency": "DOUBLE", "period": "DOUBLE", "period_unit": "VARCHAR"}  # `frequency` times a period
+_SUPPLY = {"quantity_value": "DOUBLE", "quantity_unit": "VARCHAR", "supply_days": "DOUBLE"}
+
+#: The value of an observation or of one of its components. `value_kind` names the choice of value[x]
+#: (Quantity, CodeableConcept, …). Of a string enter a number with its comparator and unit, or a text that the
+#: site's list permits (`value_text`), nothing else. A range or a ratio has its unit in `value_unit`.
+_VALUE = {
+    "value_kind": "VARCHAR",
+    "value_number": "DOUBLE",
+    "value_comparator": "VARCHAR",
+    "value_unit": "VARCHAR",  # as written, where it is one word
+    "value_unit_code": "VARCHAR",  # of UCUM
+    "value_boolean": "BOOLEAN",
+    "value_codings": _CODINGS,
+    "value_text": "VARCHAR",
+    "value_low": "DOUBLE",  # of a range
+    "value_high": "DOUBLE",
+    "value_numerator": "DOUBLE",  # of a ratio
+    "value_denominator": "DOUBLE",
+    "absent_reason_codings": _CODINGS,
+}
+
+
+def _struct(fields: dict[str, str]) -> str:
+    return f"STRUCT({', '.join(f'{name} {kind}' for name, kind in fields.items())})"
+
+
+_COMPONENTS = _struct({"codings": _CODINGS} | _VALUE) + "[]"
+_REFERENCE_RANGES = (
+    _struct(
+        {
+            "low": "DOUBLE",
+            "high": "DOUBLE",
+            "unit": "VARCHAR",
+            "unit_code": "VARCHAR",
+            "type_codings": _CODINGS,
+        }
+    )
+    + "[]"
+)
 
 #: The columns of each type after the common ones, as DuckDB types.
 LAKE_TABLES: dict[str, dict[str, str]] = {
     resource_type: _COMMON | columns
     for resource_type, columns in {
         "Patient": {
+            "is_active": "BOOLEAN",
             "gender": "VARCHAR",
             **_date("birth"),
             "deceased_boolean": "BOOLEAN",
@@ -307,39 +356,101 @@ LAKE_TABLES: dict[str, dict[str, str]] = {
             "replaces": "VARCHAR[]",
         },
         "MedicationAdministration": _MEDICATED
-        | {**_date("start"), **_date("end"), "dose_value": "DOUBLE", "dose_unit": "VARCHAR"},
+        | {
+            **_date("start"),
+            **_date("end"),
+            **_DOSE,
+            "rate_value": "DOUBLE",
+            "rate_unit": "VARCHAR",
+            "body_site_codings": _CODINGS,
+            "request_id": "VARCHAR",
+        },
         "MedicationRequest": _MEDICATED
         | {
             "intent": "VARCHAR",
             "is_do_not_perform": "BOOLEAN",
             "is_reported": "BOOLEAN",
             **_date("authored"),
+            **_DOSE,
+            **_REPEAT,
+            **_date("valid_from"),
+            **_date("valid_to"),
+            "refills": "INTEGER",
+            **_SUPPLY,
         },
-        "MedicationDispense": _MEDICATED | {**_date("prepared"), **_date("handed_over")},
-        "MedicationStatement": _MEDICATED | {**_date("start"), **_date("end"), **_date("asserted")},
-        "Medication": {"status": "VARCHAR", "medication_text": "VARCHAR", "codings": _CODINGS},
+        "MedicationDispense": _MEDICATED
+        | {
+            **_date("prepared"),
+            **_date("handed_over"),
+            **_DOSE,
+            **_REPEAT,
+            **_SUPPLY,
+            "request_id": "VARCHAR",
+        },
+        "MedicationStatement": _MEDICATED
+        | {**_date("start"), **_date("end"), **_date("asserted"), **_DOSE, **_REPEAT},
+        "Medication": {
+            "status": "VARCHAR",
+            "medication_text": "VARCHAR",
+            "codings": _CODINGS,
+            "form_codings": _CODINGS,
+            "ingredient_codings": _CODINGS,
+        },
         "Observation": _OF_PATIENT
         | {
             "codings": _CODINGS,
+            "category_codings": _CODINGS,
             **_date("effective"),
             "effective_at": "TIMESTAMP",
-            "value_number": "DOUBLE",
-            "value_comparator": "VARCHAR",
-            "value_unit": "VARCHAR",  # as written, where it is one word
-            "value_unit_code": "VARCHAR",  # of UCUM
-            "value_boolean": "BOOLEAN",
-            "value_codings": _CODINGS,
+            **_date("effective_end"),  # of a period
+            "issued_at": "TIMESTAMP",
+            **_VALUE,
+            **_date("value"),  # a date, or the start of a period
+            **_date("value_end"),
+            "interpretation_codings": _CODINGS,
+            "body_site_codings": _CODINGS,
+            "method_codings": _CODINGS,
+            "reference_ranges": _REFERENCE_RANGES,
+            "components": _COMPONENTS,
+            "encounter_id": "VARCHAR",
         },
         "Condition": {
             "patient_id": "VARCHAR",
             "clinical_status": "VARCHAR",
             "verification_status": "VARCHAR",
             "codings": _CODINGS,
+            "category_codings": _CODINGS,
+            "severity_codings": _CODINGS,
+            "stage_codings": _CODINGS,
+            "body_site_codings": _CODINGS,
             **_date("onset"),
+            "onset_age_years": "DOUBLE",
+            **_date("abatement"),
             **_date("recorded"),
+            "encounter_id": "VARCHAR",
         },
-        "Procedure": _OF_PATIENT | {"codings": _CODINGS, **_date("start"), **_date("end")},
-        "Encounter": _OF_PATIENT | {"class_code": "VARCHAR", **_date("start"), **_date("end")},
+        "Procedure": _OF_PATIENT
+        | {
+            "codings": _CODINGS,
+            "category_codings": _CODINGS,
+            "reason_codings": _CODINGS,
+            "body_site_codings": _CODINGS,
+            "outcome_codings": _CODINGS,
+            "complication_codings": _CODINGS,
+            **_date("start"),
+            **_date("end"),
+            "encounter_id": "VARCHAR",
+        },
+        "Encounter": _OF_PATIENT
+        | {
+            "class_code": "VARCHAR",
+            "type_codings": _CODINGS,
+            "reason_codings": _CODINGS,
+            "discharge_codings": _CODINGS,
+            **_date("start"),
+            **_date("end"),
+            "part_of_id": "VARCHAR",
+        },
         "Consent": _OF_PATIENT
         | {
             "scope_code": "VARCHAR",  # null: it has none
