@@ -96,8 +96,8 @@ class Settings(Part):
     )
     rules: dict[str, Literal["reject", "flag"]] = Field(
         default={},
-        description="What becomes of a resource that breaks a rule of the quarantine, by the rule's name, where"
-        " it is not the default. Rules without which a resource cannot be read or used are always `reject`.",
+        description="What becomes of a resource that breaks a rule of the quarantine, by the rule's name,"
+        " where it is not the default. Rules without which a resource cannot be read or used are always `reject`.",
     )
     memory_limit: str = Field(
         default="2GB",
@@ -107,10 +107,10 @@ class Settings(Part):
     retain_raw_days: int | None = Field(
         default=None,
         ge=0,
-        description="Raw bytes of landed runs older than this many days are removed once they are in the lake;"
+        description="Raw bytes of runs landed more than so many days ago are removed once they are in the lake;"
         " unset: they are kept.",
     )
-    published: Published = Field(default_factory=lambda: Published())
+    published: Published = Field(default_factory=Published)
     approval: str | None = Field(
         default=None,
         min_length=1,

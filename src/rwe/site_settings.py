@@ -268,8 +268,8 @@ class Site(Part):
 
     code_map: SettingsPath | None = Field(
         default=None,
-        description="Local codes to standard ones: a CSV (system, code, target_system, target_code, valid_from,"
-        " valid_to) or a FHIR ConceptMap as JSON.",
+        description="Local codes to standard ones: a CSV (system, code, target_system, target_code,"
+        " valid_from, valid_to) or a FHIR ConceptMap as JSON.",
     )
     permitted_texts: SettingsPath | None = Field(
         default=None,
