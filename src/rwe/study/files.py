@@ -41,13 +41,16 @@ class Study:
     def name(self) -> str:
         return self.protocol.name
 
-    @property
-    def protocol_sha256(self) -> str:
-        content = {
+    def content(self) -> dict[str, Any]:
+        """The protocol with its code lists, as JSON: what `protocol_sha256` is the hash of."""
+        return {
             "protocol": self.protocol.model_dump(mode="json"),
             "codelists": {n: [_code_row(c) for c in cl.codes] for n, cl in sorted(self.codelists.items())},
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def protocol_sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()
 
     def codes(self, codelist: str) -> tuple[Code, ...]:
         return self.codelists[codelist].codes

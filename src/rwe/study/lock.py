@@ -1,0 +1,203 @@
+"""The protocol lock: what was decided before anybody saw the outcome, kept beside the study file.
+
+    studies/NAME.lock.json      a log that is only ever appended to: the lock, then its amendments
+
+Each entry holds the whole protocol with its code lists, and the hash of the entry before, so that a changed
+log is noticed. Whoever is to believe it compares the hash with the registration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from pydantic import ValidationError
+
+from rwe.errors import StudyError
+from rwe.scratch import locked
+from rwe.study.files import Study
+from rwe.study.protocol import Analysis, Protocol
+
+#: Fields that may change without a change of what is estimated.
+_WORDS = frozenset({"title", "question", "version", "schema_version"})
+
+
+class LockEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One lock or amendment. `content` is the protocol with its code lists; `reason` is of an amendment."""
+
+    locked_at: datetime
+    version: str
+    protocol_sha256: str
+    previous_sha256: str | None
+    registration: str | None
+    reason: str | None
+    content: dict[str, Any]
+
+
+class _Log(msgspec.Struct, forbid_unknown_fields=True):
+    study: str
+    entries: list[LockEntry]
+    schema_version: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class ProtocolLock:
+    """A study against its lock.
+
+    `status` is unlocked (there is no lock), locked (the study is the one that was locked last) or changed;
+    `changed` names the fields of the protocol that differ then, `codelists` among them.
+    """
+
+    status: Literal["unlocked", "locked", "changed"]
+    entries: tuple[LockEntry, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def registration(self) -> str | None:
+        """The registration number given last."""
+        return next((e.registration for e in reversed(self.entries) if e.registration), None)
+
+    def is_posthoc(self, analysis: Analysis) -> bool:
+        """Whether an analysis is outside the locked protocol.
+
+        Where only the list of analyses changed, those that stood in the locked one are as planned; where
+        anything else that decides a number changed, none is.
+        """
+        if self.status != "changed":
+            return False
+        if set(self.changed) - _WORDS - {"analyses"}:
+            return True
+        planned = self.entries[-1].content["protocol"].get("analyses", [])
+        return not any(_is_same(analysis, p) for p in planned)
+
+
+def _is_same(analysis: Analysis, planned: dict[str, Any]) -> bool:
+    """A field that the locked protocol did not know yet holds its default."""
+    try:
+        return Analysis.model_validate(planned) == analysis
+    except ValidationError:
+        return False
+
+
+def lock_path(study: Study) -> Path:
+    """Where the lock of a study lies: beside its file."""
+    return study.path.with_suffix(".lock.json")
+
+
+def read_lock(study: Study) -> ProtocolLock:
+    """The lock of a study, compared with it. Raises StudyError where the log is damaged or was changed."""
+    path = lock_path(study)
+    if not path.exists():
+        return ProtocolLock("unlocked")
+    log = _read(path, study.name)
+    entries = tuple(log.entries)
+    last = entries[-1]
+    changed = tuple(_differences(last.content, study.content()))
+    return ProtocolLock("changed" if changed else "locked", entries, changed)
+
+
+def lock_study(study: Study, *, registration: str | None = None, amendment: str | None = None) -> LockEntry:
+    """Lock a protocol, or amend the lock of one that changed since. Returns the entry written.
+
+    Raises StudyError where it is locked as it stands already, where it changed and no reason is given, or
+    where an amendment has the version of before.
+    """
+    path = lock_path(study)
+    with locked(path.with_name(f".{path.name}.held")):
+        log = _read(path, study.name) if path.exists() else _Log(study.name, [])
+        _refuse(log, study, path, amendment)
+        entry = LockEntry(
+            locked_at=datetime.now(UTC).replace(microsecond=0),
+            version=study.protocol.version,
+            protocol_sha256=study.protocol_sha256,
+            previous_sha256=_digest(log.entries[-1]) if log.entries else None,
+            registration=registration,
+            reason=amendment,
+            content=study.content(),
+        )
+        _write(path, _Log(study.name, [*log.entries, entry]))
+    return entry
+
+
+def _refuse(log: _Log, study: Study, path: Path, amendment: str | None) -> None:
+    if not log.entries:
+        if amendment:
+            raise StudyError(
+                "there is no lock to amend yet", where=str(path), advice="lock it without --amendment"
+            )
+        return
+    last = log.entries[-1]
+    if not _differences(last.content, study.content()):
+        raise StudyError(
+            "the protocol is locked as it stands", where=str(path), advice="there is nothing to do"
+        )
+    if not amendment:
+        raise StudyError(
+            "the protocol changed since it was locked",
+            where=str(path),
+            advice="give the reason with --amendment; until then what is outside the lock is marked posthoc",
+        )
+    if last.version == study.protocol.version:
+        raise StudyError(
+            f"the amended protocol still has the version {last.version}",
+            where=str(study.path),
+            advice="raise its field version",
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = _as_now(before.get("protocol", {})), now["protocol"]
+    fields = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return [*fields, "codelists"] if before.get("codelists") != now["codelists"] else fields
+
+
+def _as_now(protocol: dict[str, Any]) -> dict[str, Any]:
+    """A protocol locked by an older rwe, with the defaults of the fields that there are since."""
+    try:
+        return Protocol.model_validate(protocol).model_dump(mode="json")
+    except ValidationError:
+        return protocol
+
+
+def _read(path: Path, study: str) -> _Log:
+    damaged = StudyError(
+        "the protocol's lock is damaged or was changed by hand",
+        where=str(path),
+        advice="restore it from your version control: a lock is only ever appended to",
+    )
+    try:
+        log = msgspec.json.decode(path.read_bytes(), type=_Log)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise damaged from None
+    before: str | None = None
+    for entry in log.entries:
+        text = json.dumps(entry.content, sort_keys=True)
+        if (
+            entry.previous_sha256 != before
+            or hashlib.sha256(text.encode()).hexdigest() != entry.protocol_sha256
+        ):
+            raise damaged
+        before = _digest(entry)
+    if log.study != study or not log.entries:
+        raise damaged
+    return log
+
+
+def _digest(entry: LockEntry) -> str:
+    return hashlib.sha256(msgspec.json.encode(entry, order="deterministic")).hexdigest()
+
+
+def _write(path: Path, log: _Log) -> None:
+    content = msgspec.json.format(msgspec.json.encode(log, order="deterministic"), indent=1) + b"\n"
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    aside.replace(path)
