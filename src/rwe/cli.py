@@ -6,27 +6,25 @@ what, where and what to do; a traceback appears only with --debug, without texts
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import typer.exceptions
-from rich.markup import escape
-from rich.padding import Padding
 
 import rwe
 from rwe import cli_show, terminal
 from rwe.audit import audited
+from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
 from rwe.cli_sites import sites_app
-from rwe.config import Workspace, init_workspace, open_workspace
-from rwe.errors import ConfigError, RweError, StudyError, UsageError
+from rwe.cli_study import study_app
+from rwe.config import Workspace, init_workspace
+from rwe.errors import ConfigError, RweError, UsageError
 from rwe.resources import bundled
 from rwe.study import Study, find_study, load_studies
 from rwe.tracebacks import safe_traceback
@@ -41,19 +39,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
-
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "-w", "--workspace", help="The workspace; else RWE_WORKSPACE, else this folder.", show_default=False
-    ),
-]
-_chosen: ContextVar[Path | None] = ContextVar("workspace named before the command", default=None)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a program.")]
-StudyArgument = Annotated[str, typer.Argument(help="A study's name in the workspace, or a path to its file.")]
 
 
 def _print_version(is_asked: bool) -> None:
@@ -70,11 +57,7 @@ def _top(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
 ) -> None:
-    _chosen.set(workspace)
-
-
-def _open(workspace: Path | None) -> Workspace:
-    return open_workspace(workspace or _chosen.get())
+    choose_workspace(workspace)
 
 
 @app.command()
@@ -116,7 +99,7 @@ def extract(
     """
     from rwe.extract import PartlyExtractedError, PartlyLandedError, extract_sites
 
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     studies = load_studies(opened.studies)
     names = site or [n for n, s in opened.settings.sites.items() if s.base_url]
     if not names:
@@ -168,7 +151,7 @@ def import_(
     """
     from rwe.intake import PartlyImportedError, import_folder
 
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     try:
         with terminal.progress_bars() as bars, audited(opened, "import", site=site) as deed:
             try:
@@ -191,7 +174,7 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     """
     from rwe.warehouse.build import build as build_database
 
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     studies = load_studies(opened.studies)
     with terminal.progress_bars() as bars, audited(opened, "build") as deed:
         result = build_database(opened, studies, progress=bars)
@@ -214,7 +197,7 @@ def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     """
     from rwe.analyse import analyse as run_analyses
 
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     found = find_study(study, opened.studies)
     with terminal.progress_bars() as bars, audited(opened, "analyse", study=found.name) as deed:
         result = run_analyses(opened, found, progress=bars)
@@ -236,7 +219,7 @@ def report(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
     from rwe.analyse import latest_folder
     from rwe.report.page import write_report
 
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     name = find_study(study, opened.studies).name
     with audited(opened, "report", study=name):
         folder = latest_folder(opened, name)
@@ -250,7 +233,7 @@ def refresh(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
 
     Example: rwe refresh lenalidomide_after_car_t
     """
-    opened = _open(workspace)
+    opened = open_chosen(workspace)
     find_study(study, opened.studies)  # a mistake in the study is said before the work, not after
     build(opened.root)
     analyse(study, opened.root)
@@ -265,7 +248,7 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
     """
     from rwe.status import workspace_status
 
-    found = workspace_status(_open(workspace))
+    found = workspace_status(open_chosen(workspace))
     if as_json:
         cli_show.as_json(found)
     else:
@@ -290,57 +273,6 @@ def demo(
     from rwe.demo import run_demo
 
     run_demo(folder, patients=patients, seed=seed, serve=serve)
-
-
-@study_app.command("schema")
-def study_schema_command() -> None:
-    """Print the JSON Schema of a study file.
-
-    Example: rwe study schema > study.schema.json
-    """
-    from rwe.study import study_schema
-
-    typer.echo(json.dumps(study_schema(), indent=1))
-
-
-@study_app.command("check")
-def study_check(
-    file: Annotated[str, typer.Argument(help="A study file, or the name of a study.")],
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Check a study file and explain it back in words.
-
-    Example: rwe study check studies/lenalidomide_after_car_t.yaml
-    """
-    from rwe.study_words import explain
-
-    try:
-        opened: Workspace | None = _open(workspace)
-    except ConfigError:
-        if workspace or _chosen.get():
-            raise
-        opened = None  # a study can be checked anywhere
-    study = _find_anywhere(file, opened)
-    terminal.out.print(f"[bold]{escape(study.protocol.title)}[/] ({study.name} {study.protocol.version})")
-    for heading, sentences in explain(study).items():
-        terminal.out.print(f"\n[bold]{heading}[/]")
-        for sentence in sentences:
-            terminal.out.print(Padding(escape(sentence), (0, 0, 0, 2)))
-    terminal.out.print(f"\nProtocol hash {study.protocol_sha256}")
-
-
-def _find_anywhere(file: str, opened: Workspace | None) -> Study:
-    if opened is not None:
-        return find_study(file, opened.studies)
-    try:
-        return find_study(file, bundled("studies"))
-    except StudyError:
-        if Path(file).suffix in {".yaml", ".yml"} or Path(file).exists():
-            raise
-        raise StudyError(
-            f"there is no study {file!r} here",
-            advice="give a path, or the name of a study in a workspace (-w DIR)",
-        ) from None
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rwe import terminal
-from rwe.config import Workspace, open_workspace
+from rwe.cli_options import JsonOption, WorkspaceOption, open_chosen
 from rwe.errors import ConfigError, SiteError
 from rwe.site_settings import SmartAuth
 from rwe.study import load_studies
@@ -24,25 +24,14 @@ sites_app = typer.Typer(
     help="Look at the sites' servers, and publish our keys.\n\nExample: rwe sites check", no_args_is_help=True
 )
 
-_Workspace = Annotated[
-    Path | None,
-    typer.Option(
-        "-w", "--workspace", help="The workspace; else RWE_WORKSPACE, else this folder.", show_default=False
-    ),
-]
 _MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "failed": "[red]failed[/]"}
-
-
-def _open(context: typer.Context, workspace: Path | None) -> Workspace:
-    return open_workspace(workspace or context.find_root().params.get("workspace"))
 
 
 @sites_app.command("check")
 def check(
-    context: typer.Context,
     site: Annotated[str | None, typer.Argument(help="A site; else all that have a base_url.")] = None,
-    workspace: _Workspace = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a program.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What can this server do, may we in, which way is taken and why.
 
@@ -50,7 +39,7 @@ def check(
     """
     from rwe.site_check import check_sites  # noqa: PLC0415  (`rwe --help` must not wait for the network room)
 
-    opened = _open(context, workspace)
+    opened = open_chosen(workspace)
     names = [site] if site else [n for n, s in opened.settings.sites.items() if s.base_url]
     if not names:
         raise ConfigError(
@@ -128,10 +117,9 @@ def _sentence(finding: Finding) -> str:
 
 @sites_app.command("jwks")
 def jwks(
-    context: typer.Context,
     site: Annotated[str, typer.Argument(help="A site with SMART Backend Services.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
-    workspace: _Workspace = None,
+    workspace: WorkspaceOption = None,
 ) -> None:
     """The public keys to register with the hospital: the current and the next.
 
@@ -139,7 +127,7 @@ def jwks(
     """
     from rwe.fhir.keys import jwk_set, site_keys  # noqa: PLC0415
 
-    auth = _open(context, workspace).site(site).auth
+    auth = open_chosen(workspace).site(site).auth
     if not isinstance(auth, SmartAuth):
         raise ConfigError(
             "the site does not use SMART Backend Services",
