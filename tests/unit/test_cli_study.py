@@ -36,7 +36,7 @@ def test_a_protocol_is_locked_amended_and_both_are_told(
     )
     assert "Changed since it was locked" in run(capsys, "-w", folder, "study", "check", NAME)[1]
     status, text = run(capsys, "-w", folder, "study", "lock", NAME)
-    assert status == 1
+    assert status == 2
     assert "--amendment" in text
     status, text = run(capsys, "-w", folder, "study", "lock", NAME, "--amendment", "shorter grace")
     assert status == 0
