@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
@@ -15,68 +17,97 @@ _REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]{0,63})/([A-Za-z0-9\-.]{1,64})(?:
 RESOURCE_TYPE = re.compile(r"[A-Za-z]{1,64}")
 
 
-class _Loose(msgspec.Struct, frozen=True):
-    """Unknown fields are passed over."""
+class _Loose(msgspec.Struct, frozen=True, gc=False):
+    """Unknown fields are passed over. Made a million times a night: nothing for the collector to follow."""
 
 
-class _Coding(_Loose, frozen=True):
+class _Coding(_Loose, frozen=True, gc=False):
     system: str | None = None
     code: str | None = None
 
 
-class _Concept(_Loose, frozen=True):
+class _Concept(_Loose, frozen=True, gc=False):
     coding: list[_Coding] | None = None
 
 
-class _Reference(_Loose, frozen=True):
+class _Reference(_Loose, frozen=True, gc=False):
     reference: str | None = None
 
 
-class _Meta(_Loose, frozen=True):
+class _Meta(_Loose, frozen=True, gc=False):
+    last_updated: datetime | None = msgspec.field(default=None, name="lastUpdated")
+    tag: list[_Coding] | None = None
+
+
+class _OddMeta(_Loose, frozen=True, gc=False):
+    """Of a server whose instants are not as RFC 3339 has them."""
+
     last_updated: str | None = msgspec.field(default=None, name="lastUpdated")
     tag: list[_Coding] | None = None
 
 
-class _Head(_Loose, frozen=True):
+class _Head(_Loose, frozen=True, gc=False):
     type: str = msgspec.field(name="resourceType")
     id: str | None = None
     meta: _Meta | None = None
     subject: _Reference | None = None
     patient: _Reference | None = None
-    code: _Concept | None = None
-    medication_concept: _Concept | None = msgspec.field(default=None, name="medicationCodeableConcept")
     medication_reference: _Reference | None = msgspec.field(default=None, name="medicationReference")
 
 
-class _TypeOnly(_Loose, frozen=True):
+class _OddHead(_Head, frozen=True, gc=False):
+    meta: _OddMeta | None = None  # type: ignore[assignment]
+
+
+class _Coded(_Loose, frozen=True, gc=False):
+    code: _Concept | None = None
+    medication_concept: _Concept | None = msgspec.field(default=None, name="medicationCodeableConcept")
+
+
+class _TypeOnly(_Loose, frozen=True, gc=False):
     type: str = msgspec.field(name="resourceType")
 
 
-class _Link(_Loose, frozen=True):
+class _Link(_Loose, frozen=True, gc=False):
     relation: str | None = None
     url: str | None = None
 
 
-class _Search(_Loose, frozen=True):
+class _Search(_Loose, frozen=True, gc=False):
     mode: str | None = None
 
 
-class _RawEntry(_Loose, frozen=True):
+class _RawEntry(_Loose, frozen=True, gc=False):
     resource: msgspec.Raw = msgspec.Raw(b"")
     search: _Search | None = None
 
 
-class _RawBundle(_Loose, frozen=True):
+class _RawBundle(_Loose, frozen=True, gc=False):
     type: str = msgspec.field(name="resourceType")
     bundle_type: str | None = msgspec.field(default=None, name="type")
-    meta: _Meta | None = None
+    meta: _OddMeta | None = None
     link: list[_Link] | None = None
     entry: list[_RawEntry] | None = None
 
 
+class _HeadEntry(_Loose, frozen=True, gc=False):
+    resource: _Head | None = None
+
+
+class _HeadBundle(_Loose, frozen=True, gc=False):
+    entry: list[_HeadEntry] | None = None
+
+
 _HEAD = msgspec.json.Decoder(_Head)
+_ODD_HEAD = msgspec.json.Decoder(_OddHead)
+_CODED = msgspec.json.Decoder(_Coded)
 _TYPE_ONLY = msgspec.json.Decoder(_TypeOnly)
 _BUNDLE = msgspec.json.Decoder(_RawBundle)
+_HEADS = msgspec.json.Decoder(_HeadBundle)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+Codes = frozenset[tuple[str | None, str | None]]
+_NO_CODES: Codes = frozenset()
 
 
 class NotAResourceError(ValueError):

@@ -1,7 +1,8 @@
 """Immortal time, counted: the days that a comparison of ever against never started gives to the treated.
 
 Whoever starts on day s has survived until s. The naive analysis counts those s days as treated although
-nobody could die in them; leaving them out is the first step away from it (Suissa 2008,.
+nobody could die in them; leaving them out is the first step away from it (Suissa 2008, Am J Epidemiol
+167:492).
 """
 
 from __future__ import annotations
