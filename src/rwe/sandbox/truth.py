@@ -5,14 +5,15 @@ ECOG, log LDH, responding(t) and progressed(t), stratified by site:
 
     h(t) = h0_site(t) * exp(log(HR) * A(t) + b'x + g * responding(t) + d * progressed(t))
 
-- A(t) = 1 on (start, death]: the whole day of the start is still unexposed, as in every analysis here.
+- A(t) = 1 on (start, death]: the whole day of the start is still unexposed, as in every analysis here. The
+  effect is one hazard ratio, unless `late_hazard_ratio` says that it changes some time after the start.
 - responding(t) = 1 from the recorded assessment until the recorded progression, progressed(t) = 1 after it.
 - Progression depends on response, age and LDH, but not on A: it confounds and does not mediate, so adjusting
   for it removes bias and takes nothing away from the effect.
 - Maintenance starts late, mostly in responders, and only in those alive and not progressed: whoever starts
   has survived until then. Ever against never is therefore badly biased; that is the point.
 - Salvage lenalidomide after progression does not change the hazard.
-- Censoring is independent of all of it.
+- Censoring is independent of all of it, unless `loss_ldh_log_rate` says that the sicker are lost earlier.
 
 Death is drawn exactly by inverting the piecewise cumulative hazard (Bender, Augustin, Blettner 2005, extended
 to step functions); a death at a continuous time is recorded on the day that this time ends (ceil).
@@ -48,6 +49,10 @@ class Truth:
 
     hazard_ratio: float = 0.60
     """True conditional hazard ratio of maintenance on death: a benefit worth a trial, and no cure."""
+
+    late_hazard_ratio: float | None = None
+    """The hazard ratio from `late_days` after the start on, where the effect changes: it wanes, or builds up."""
+    late_days: int = 180
 
     baseline_hazard: float = 0.00095
     """Death hazard at age 62, ECOG 0, LDH 250 U/L, neither responding nor progressed. With the rest of the
@@ -93,6 +98,8 @@ class Truth:
 
     loss_rate: float = 0.0010
     """Random last contact: three in ten a year move or are followed elsewhere, whatever the treatment."""
+    loss_ldh_log_rate: float = 0.0
+    """Per log unit from log 250: above 0 the sicker are lost earlier, so that censoring informs of death."""
     first_index: date = date(2018, 6, 1)
     last_index: date = date(2023, 6, 30)
     end_of_records: date = date(2025, 5, 31)
@@ -116,8 +123,25 @@ class Truth:
                 raise ValueError(f"{field.name} must lie between 0 and 1")
         if self.hazard_ratio <= 0 or self.baseline_hazard <= 0:
             raise ValueError("hazard_ratio and baseline_hazard must be positive")
+        if self.late_hazard_ratio is not None and (self.late_hazard_ratio <= 0 or self.late_days <= 0):
+            raise ValueError("late_hazard_ratio and late_days must be positive")
         if not self.first_index <= self.last_index < self.end_of_records:
             raise ValueError("first_index, last_index and end_of_records must be in order")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What everybody is made to do, to learn what would have been. Without fields: what they do by themselves.
+
+    `start_by`: whoever has not started by this day starts on it, unless progressed. `no_start_by`: nobody
+    starts until the end of this day; those who would have may start later.
+    """
+
+    start_by: int | None = None
+    no_start_by: int | None = None
+
+
+NATURE = Regime()
 
 
 @dataclass(frozen=True)
@@ -185,7 +209,9 @@ def site_hash(site: str) -> int:
     return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big")
 
 
-def simulate_patients(truth: Truth, *, site: str, n: int, seed: int) -> LatentCohort:
+def simulate_patients(
+    truth: Truth, *, site: str, n: int, seed: int, regime: Regime = NATURE
+) -> LatentCohort:
     """Simulate one hospital: `n` eligible patients, and beside them the extras that no cohort may count."""
     rng = np.random.default_rng([seed, site_hash(site)])
     extras: dict[PatientKind, float] = {
@@ -198,7 +224,7 @@ def simulate_patients(truth: Truth, *, site: str, n: int, seed: int) -> LatentCo
     for kind, share in extras.items():
         kinds += [kind] * int(np.ceil(share * n))
     baseline = _draw_baseline(truth, rng, rng.permutation(np.array(kinds, dtype=np.str_)))
-    course = _draw_course(truth, rng, baseline)
+    course = _draw_course(truth, rng, baseline, regime)
     site_factor = float(np.exp(rng.normal(0.0, truth.site_log_sd)))
     death = _draw_death(truth, rng, baseline, course, site_factor)
     last_contact = _draw_last_contact(truth, rng, baseline)
@@ -253,7 +279,7 @@ def _draw_baseline(truth: Truth, rng: np.random.Generator, kind: TextArray) -> B
     )
 
 
-def _draw_course(truth: Truth, rng: np.random.Generator, baseline: Baseline) -> Course:
+def _draw_course(truth: Truth, rng: np.random.Generator, baseline: Baseline, regime: Regime) -> Course:
     """Days on which things would happen to a patient who lives long enough."""
     n = len(baseline.ldh)
     ldh = baseline.log_ldh - np.log(250.0)
@@ -273,6 +299,13 @@ def _draw_course(truth: Truth, rng: np.random.Generator, baseline: Baseline) -> 
     with np.errstate(divide="ignore"):
         delay = np.ceil(rng.exponential(1.0, n) / rate)
     start = assessment + truth.start_lag_days + delay
+    if regime.start_by is not None:
+        start = np.minimum(start, regime.start_by)
+    if regime.no_start_by is not None:
+        # The wait has no memory: whoever is held back waits anew from that day on.
+        with np.errstate(divide="ignore"):
+            again = regime.no_start_by + np.ceil(rng.exponential(1.0, n) / rate)
+        start = np.where(start > regime.no_start_by, start, again)
     start = np.where(start < progression, start, np.nan)
     end = start + np.ceil(CYCLE_DAYS + rng.exponential(truth.maintenance_days_mean, n))
 
@@ -298,7 +331,8 @@ def _draw_death(
     response = np.nan_to_num(course.response_day, nan=np.inf)[:, None]
     progression = course.progression_day[:, None]
     early = np.full((n, 1), float(truth.early_days))
-    edges = np.sort(np.hstack([np.zeros((n, 1)), early, response, progression, start]), axis=1)
+    late = start + (truth.late_days if truth.late_hazard_ratio is not None else np.inf)
+    edges = np.sort(np.hstack([np.zeros((n, 1)), early, response, progression, start, late]), axis=1)
 
     progressed = edges >= progression
     log_hazard = (
@@ -308,7 +342,8 @@ def _draw_death(
         + truth.ldh_log_hr * (baseline.log_ldh - np.log(250.0))
     )[:, None] + (
         np.log(truth.early_hazard_ratio) * (edges < early)
-        + np.log(truth.hazard_ratio) * (edges >= start)
+        + np.log(truth.hazard_ratio) * ((edges >= start) & (edges < late))
+        + np.log(truth.late_hazard_ratio or 1.0) * (edges >= late)
         + truth.progressed_log_hr * progressed
         + truth.responding_log_hr * ((edges >= response) & ~progressed)
     )
@@ -329,7 +364,8 @@ def _draw_last_contact(truth: Truth, rng: np.random.Generator, baseline: Baselin
     n = len(baseline.ldh)
     available = (np.datetime64(truth.end_of_records, "D") - baseline.index_date).astype(np.float64)
     last_visit = available - rng.integers(3, 60, n)
-    lost = np.ceil(rng.exponential(1.0, n) / max(truth.loss_rate, 1e-12))
+    rate = max(truth.loss_rate, 1e-12) * np.exp(truth.loss_ldh_log_rate * (baseline.log_ldh - np.log(250.0)))
+    lost = np.ceil(rng.exponential(1.0, n) / rate)
     earliest: FloatArray = np.minimum(last_visit, lost)
     return earliest
 
