@@ -21,6 +21,7 @@ import rwe
 from rwe import cli_show, terminal
 from rwe.audit import audited
 from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
+from rwe.cli_simulate import simulate
 from rwe.cli_sites import sites_app
 from rwe.cli_study import study_app
 from rwe.config import Workspace, init_workspace
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(simulate)
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
 

@@ -37,7 +37,7 @@ def check(
 
     Example: rwe sites check charite
     """
-    from rwe.site_check import check_sites  # noqa: PLC0415  (`rwe --help` must not wait for the network room)
+    from rwe.site_check import check_sites
 
     opened = open_chosen(workspace)
     names = [site] if site else [n for n, s in opened.settings.sites.items() if s.base_url]
@@ -125,7 +125,7 @@ def jwks(
 
     Example: rwe sites jwks charite --out jwks.json
     """
-    from rwe.fhir.keys import jwk_set, site_keys  # noqa: PLC0415
+    from rwe.fhir.keys import jwk_set, site_keys
 
     auth = open_chosen(workspace).site(site).auth
     if not isinstance(auth, SmartAuth):
