@@ -1,0 +1,119 @@
+"""The bundle of a refresh: the rows of the primary analysis and an R script that gives the same number.
+
+    evidence/STUDY/REFRESH/reproduce/analysis.csv   the rows at risk        0600, in a folder 0700
+    evidence/STUDY/REFRESH/reproduce/analysis.R     base R and `survival`
+    evidence/STUDY/REFRESH/reproduce/columns.csv    what x1, x2, … are; x1 is the exposure
+    evidence/STUDY/REFRESH/reproduce/expected.csv   what the evidence says
+
+The rows are of patients, without any id, date or name: patients and strata are numbered in an order that says
+nothing. They stay where the lake stays.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from rwe.evidence.contract import Estimate
+from rwe.survival.cox import CoxData
+
+FOLDER = "reproduce"
+
+_SCRIPT = """\
+# Reruns the primary analysis of this refresh in R: Rscript analysis.R
+# Needs R with the package survival. analysis.csv holds rows at risk on (start, stop], days from index.
+library(survival)
+rows <- read.csv("analysis.csv")
+expected <- read.csv("expected.csv")
+fit <- coxph({formula}, data = rows, ties = "{ties}"{options})
+log_hr <- unname(coef(fit)["{exposure}"])
+se <- sqrt(vcov(fit)["{exposure}", "{exposure}"])
+cat(sprintf("log hazard ratio %.10f   expected %.10f\\n", log_hr, expected$log_estimate))
+cat(sprintf("standard error   %.10f   expected %.10f\\n", se, expected$se))
+cat(sprintf("hazard ratio     %.4f\\n", exp(log_hr)))
+close <- abs(log_hr - expected$log_estimate) < 1e-6 && (is.na(expected$se) || abs(se - expected$se) < 1e-6)
+cat(if (close) "the same number\\n" else "NOT the same number\\n")
+if (!close) quit(status = 1)
+"""
+
+
+@dataclass(frozen=True)
+class PrimaryRows:
+    """The rows of the primary analysis, and how the model that was fitted to them is to be asked for in R."""
+
+    data: CoxData
+    ties: str
+    is_robust: bool
+    has_bootstrap_interval: bool = False
+
+
+def write_bundle(primary: PrimaryRows, estimate: Estimate, folder: Path, *, seed: int) -> Path:
+    """Write the bundle of `estimate` into `folder`/reproduce and return that path.
+
+    `seed` numbers patients and strata in an order that is not that of their pseudonyms or names.
+    """
+    place = folder / FOLDER
+    place.mkdir(mode=0o700)
+    names = [f"x{k}" for k in range(1, len(primary.data.names) + 1)]
+    _write(place / "analysis.csv", _table(primary.data, names, seed))
+    expected = [estimate.log_estimate, None if primary.has_bootstrap_interval else estimate.se]
+    _write(
+        place / "expected.csv", [["log_estimate", "se"], ["NA" if e is None else repr(e) for e in expected]]
+    )
+    _write(
+        place / "columns.csv",
+        [["column", "meaning"], *(list(pair) for pair in zip(names, primary.data.names, strict=True))],
+    )
+    _write_text(place / "analysis.R", _script(primary, names))
+    return place
+
+
+def _script(primary: PrimaryRows, names: list[str]) -> str:
+    terms = [*names, *(["strata(stratum)"] if primary.data.strata else [])]
+    options = []
+    if not np.all(primary.data.weight == 1):
+        options.append("weights = weight")
+    if primary.is_robust:
+        options.append("cluster = patient")
+    return _SCRIPT.format(
+        formula=f"Surv(start, stop, event) ~ {' + '.join(terms)}",
+        ties=primary.ties,
+        options="".join(f", {o}" for o in options),
+        exposure=names[0],
+    )
+
+
+def _table(data: CoxData, names: list[str], seed: int) -> list[list[str]]:
+    rng = np.random.default_rng(seed)
+    patient = rng.permutation(int(data.cluster.max()) + 1)[data.cluster] + 1
+    stratum = rng.permutation(max(len(data.strata), 1))[data.stratum] + 1
+    header = ["patient", "stratum", "start", "stop", "event", "weight", *names]
+    columns = [patient, stratum, data.start, data.stop, data.event.astype(int), data.weight, *data.X.T]
+    order = np.lexsort((data.start, patient))
+    return [header, *([_text(c[i]) for c in columns] for i in order)]
+
+
+def _text(value: object) -> str:
+    """All digits of a number, so that nothing is lost on the way."""
+    number = float(value)  # type: ignore[arg-type]
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _write(path: Path, rows: list[list[str]]) -> None:
+    with _private(path) as f:
+        csv.writer(f, lineterminator="\n").writerows(rows)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _private(path) as f:
+        f.write(text)
+
+
+def _private(path: Path) -> IO[str]:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    return os.fdopen(handle, "w", encoding="ascii", newline="")

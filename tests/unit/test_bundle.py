@@ -1,0 +1,87 @@
+"""The bundle of a refresh gives in R the number of the evidence, and names nobody."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines import CoxTimeVaryingFitter
+
+from rwe.analyse.bundle import PrimaryRows, write_bundle
+from rwe.sandbox.truth import Truth, latent_table, simulate_patients
+from rwe.simulate.scenarios import cohort_table
+from rwe.survival.cox import exposure_data, fit_cox
+from rwe.survival.data import exposure_split
+from tests.unit.evidence_example import estimate
+
+
+def made(folder: Path, *, robust: bool = False) -> tuple[Path, float, list[str]]:
+    """The bundle of a time-dependent Cox model of 300 synthetic patients at two sites."""
+    latent = pd.concat(
+        [latent_table(simulate_patients(Truth(), site=s, n=150, seed=4)) for s in ("north", "river")],
+        ignore_index=True,
+    )
+    rows = exposure_split(cohort_table(latent), ("age", "ecog"), ("responding", "progressed"))
+    data = exposure_data(rows, stratify_by_site=True)
+    fit = fit_cox(data, robust=robust)
+    log_hr, se = float(fit.coefficients[0]), float(fit.se[0])
+    folder.mkdir()
+    place = write_bundle(
+        PrimaryRows(data, "efron", is_robust=robust), estimate(log_estimate=log_hr, se=se), folder, seed=1
+    )
+    return place, log_hr, list(latent["patient_id"])
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_r_prints_the_same_number(tmp_path: Path, robust: bool) -> None:
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed")
+    place, log_hr, _ = made(tmp_path / "refresh", robust=robust)
+    found = subprocess.run(
+        ["Rscript", "analysis.R"], cwd=place, capture_output=True, text=True, timeout=120, check=False
+    )
+    if "there is no package" in found.stderr:
+        pytest.skip("R has no package survival")
+    assert found.returncode == 0, found.stderr
+    assert "the same number" in found.stdout
+    assert f"{np.exp(log_hr):.4f}" in found.stdout
+
+
+def test_another_program_finds_the_number_in_the_rows(tmp_path: Path) -> None:
+    place, log_hr, _ = made(tmp_path / "refresh")
+    rows = pd.read_csv(place / "analysis.csv").drop(columns=["weight"])
+    fit = CoxTimeVaryingFitter().fit(
+        rows, id_col="patient", event_col="event", start_col="start", stop_col="stop", strata=["stratum"]
+    )
+    assert fit.params_["x1"] == pytest.approx(log_hr, abs=1e-3)  # the precision that lifelines stops at
+
+
+def test_it_names_nobody_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    place, _, patients = made(tmp_path / "refresh")
+    text = "".join(p.read_text(encoding="ascii") for p in place.iterdir())
+    assert not any(p in text for p in patients)
+    assert "north" not in text
+    assert {p.stat().st_mode & 0o777 for p in place.iterdir()} == {0o600}
+    assert place.stat().st_mode & 0o777 == 0o700
+    with (place / "analysis.csv").open(encoding="ascii") as f:
+        numbers = [int(row["patient"]) for row in csv.DictReader(f)]
+    assert set(numbers) == set(range(1, len(patients) + 1))
+
+
+def test_a_changed_row_is_noticed_by_the_script(tmp_path: Path) -> None:
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed")
+    place, _, _ = made(tmp_path / "refresh")
+    rows = pd.read_csv(place / "analysis.csv")
+    rows.loc[rows["event"] == 1, "x1"] = 1
+    rows.to_csv(place / "analysis.csv", index=False)
+    found = subprocess.run(["Rscript", "analysis.R"], cwd=place, capture_output=True, text=True, check=False)
+    if "there is no package" in found.stderr:
+        pytest.skip("R has no package survival")
+    assert found.returncode == 1
+    assert "NOT the same number" in found.stdout
