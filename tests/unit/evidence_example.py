@@ -243,7 +243,7 @@ def _whole() -> Evidence:
     ]
     attrition = [("index event", 901, 0), ("adult", 901, 4), (ODD_STEP, 897, 0), ("new user", 897, 55)]
     fields: dict[str, Any] = {
-        "schema_version": "1.1",
+        "schema_version": "1.2",
         "audience": "internal",
         "seed": 20220331,
         "study": StudyIdentity(

@@ -18,11 +18,15 @@ AGE = {"name": "age", "kind": "age_at_index"}
 ECOG = {"name": "ecog", "kind": "observation", "label": "ECOG", "codelist": "car_t"}
 
 
-def run(cohort: CohortTable, *analyses: dict[str, Any], **protocol: Any) -> Findings:
+def protocol_with(*analyses: dict[str, Any], **protocol: Any) -> Protocol:
     content = yaml.safe_load((ROOT / "tests" / "cases_studies" / "tiny_7v9.yaml").read_text())
     content |= {"covariates": [AGE, ECOG], "landmarks": [30], "horizons": [50], **protocol}
     content["analyses"] = list(analyses)
-    return run_analyses(Protocol.model_validate(content), cohort)
+    return Protocol.model_validate(content)
+
+
+def run(cohort: CohortTable, *analyses: dict[str, Any], **protocol: Any) -> Findings:
+    return run_analyses(protocol_with(*analyses, **protocol), cohort)
 
 
 def one(cohort: CohortTable, analysis: str, **asked: Any) -> Estimate:

@@ -243,7 +243,7 @@ def test_the_file_is_what_was_rendered(tmp_path: Path, html: str) -> None:
 def test_broken_evidence_leaves_the_older_report(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("older")
-    (tmp_path / "evidence.json").write_text('{"schema_version": "1.1"}')
+    (tmp_path / "evidence.json").write_text('{"schema_version": "1.2"}')
     with pytest.raises(EvidenceError):
         write_report(tmp_path / "evidence.json", report)
     with pytest.raises(EvidenceError):

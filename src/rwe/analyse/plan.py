@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rwe.errors import RweError
 from rwe.evidence.contract import (
@@ -19,6 +19,7 @@ from rwe.evidence.contract import (
 )
 from rwe.progress import SILENT, Progress
 from rwe.study import Analysis, Protocol
+from rwe.study.lock import ProtocolLock
 from rwe.survival.cox import CoxFit, exposure_cox
 from rwe.survival.data import (
     CohortTable,
@@ -39,6 +40,7 @@ NO_GROUP = (
     "Patients change between these curves when they start: a value is the survival of no group of patients."
 )
 DILUTED = "Later starters stay with those not started, so this ratio is drawn towards 1."
+UNLOCKED = ProtocolLock("unlocked")
 FEW_EVENTS_IN_A_GROUP = 5
 """Below this the interval of a ratio leans on a handful of patients, whatever the other group has."""
 
@@ -66,6 +68,7 @@ class _Task:
     table: CohortTable
     site: str | None
     landmark: int | None = None
+    is_posthoc: bool = False
 
     @property
     def is_biased(self) -> bool:
@@ -116,10 +119,20 @@ class _Task:
         return self.protocol.strategies.control.name, self.protocol.strategies.treated.name
 
 
-def run_analyses(protocol: Protocol, table: CohortTable, progress: Progress = SILENT) -> Findings:
-    """Run every analysis of the protocol. One that the data cannot carry is refused with its reason."""
+def run_analyses(
+    protocol: Protocol,
+    table: CohortTable,
+    progress: Progress = SILENT,
+    lock: ProtocolLock = UNLOCKED,
+) -> Findings:
+    """Run every analysis of the protocol. One that the data cannot carry is refused with its reason; one
+    outside the locked protocol is marked posthoc, whatever role it asks for."""
     findings = Findings()
-    tasks = [task for analysis in protocol.analyses for task in _tasks(protocol, analysis, table)]
+    tasks = [
+        replace(task, is_posthoc=lock.is_posthoc(analysis))
+        for analysis in protocol.analyses
+        for task in _tasks(protocol, analysis, table)
+    ]
     with progress.step("analysing", total=len(tasks), unit="analyses") as step:
         for task in tasks:
             _run(task, findings)
@@ -184,7 +197,7 @@ def _estimate(
         **blank,
         "analysis": task.analysis.analysis,
         "estimand": estimand,
-        "role": task.analysis.role,
+        "role": "posthoc" if task.is_posthoc and not task.is_biased else task.analysis.role,
         "contrast": task.contrast(),
         "site": task.site,
         "method": method,

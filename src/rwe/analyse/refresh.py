@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import rwe
-from rwe.analyse.describe import baseline_table, describe_codelists, describe_cohort, describe_sites
+from rwe.analyse.autopsy import bias_autopsy
+from rwe.analyse.describe import (
+    baseline_table,
+    describe_codelists,
+    describe_cohort,
+    describe_lock,
+    describe_sites,
+)
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.read import StudyTables, holds_study, read_study
 from rwe.config import Workspace
@@ -16,6 +23,7 @@ from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdenti
 from rwe.progress import SILENT, Progress
 from rwe.scratch import scratch_folder
 from rwe.study import Study
+from rwe.study.lock import read_lock
 from rwe.warehouse.build import build
 
 
@@ -58,7 +66,8 @@ def make_evidence(
 ) -> Evidence:
     """The evidence of one study from its tables: the same tables give the same numbers."""
     p = study.protocol
-    findings = run_analyses(p, tables.cohort(), progress)
+    cohort, lock = tables.cohort(), read_lock(study)
+    findings = run_analyses(p, cohort, progress, lock)
     stamp = created_at.strftime("%Y%m%dT%H%M%S%fZ")
     return Evidence(
         schema_version=SCHEMA_VERSION,
@@ -90,6 +99,8 @@ def make_evidence(
         curves=findings.curves,
         refused=findings.refused,
         warnings=findings.warnings(),
+        bias_autopsy=bias_autopsy(p, cohort, findings.estimates),
+        protocol_lock=describe_lock(lock),
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rwe.errors import EvidenceError
 
-SCHEMA_VERSION: Final = "1.1"
+SCHEMA_VERSION: Final = "1.2"
 SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
 
 AnalysisKind = Literal[
@@ -243,10 +243,58 @@ class Refusal(_Part):
     reason: str
 
 
+class AutopsyStep(_Part):
+    """One hazard ratio on the way from the naive analysis to the best one, and what changed from the step
+    before: a bias was removed, or another question is answered (the estimand changed)."""
+
+    step: Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted"]
+    label: str
+    change: Literal["naive", "bias_removed", "estimand_changed"]
+    words: str = Field(description="What changed, in a sentence.")
+    hazard_ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    events: int
+    warnings: list[str]
+
+
+class BiasAutopsy(_Part):
+    """How many days the naive analysis gives to the treated in which nobody could die, and to whom."""
+
+    starters: int
+    immortal_days: float
+    share_of_treated_days: float | None = Field(
+        description="Of the days that the naive analysis counts as treated, how many were before the start."
+    )
+    days_q1: float | None
+    days_median: float | None
+    days_q3: float | None
+    days_by_site: dict[str, float]
+    starters_by_site: dict[str, int]
+    steps: list[AutopsyStep]
+
+
+class Amendment(_Part):
+    locked_at: datetime
+    version: str
+    protocol_sha256: str
+    reason: str | None
+
+
+class LockSummary(_Part):
+    """The protocol against its lock: what was planned before the outcome was seen."""
+
+    status: Literal["unlocked", "locked", "changed"]
+    registration: str | None
+    log: list[Amendment]
+    changed: list[str] = Field(description="Fields of the protocol that differ from the locked one.")
+
+
 class Evidence(_Part):
     """One refresh of one study."""
 
-    schema_version: Literal["1.1"]
+    schema_version: Literal["1.2"]
     audience: Literal["internal", "release"]
     seed: int
     study: StudyIdentity
@@ -268,7 +316,8 @@ class Evidence(_Part):
     history: dict[str, Any] | None = None
     kinetics: dict[str, Any] | None = None
     safety: dict[str, Any] | None = None
-    bias_autopsy: dict[str, Any] | None = None
+    bias_autopsy: BiasAutopsy | None = None
+    protocol_lock: LockSummary | None = None
 
 
 def evidence_schema() -> dict[str, Any]:

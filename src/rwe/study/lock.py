@@ -152,7 +152,7 @@ def _refuse(log: _Log, study: Study, path: Path, amendment: str | None) -> None:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _as_now(before.get("protocol", {})), now["protocol"]
+    old, new = _as_now(before.get("protocol", {})), _as_now(now["protocol"])
     fields = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return [*fields, "codelists"] if before.get("codelists") != now["codelists"] else fields
 

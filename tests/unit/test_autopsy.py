@@ -1,0 +1,79 @@
+"""The bias autopsy of the heart transplants, whose steps are published, and what is called posthoc."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from rwe.analyse.autopsy import bias_autopsy
+from rwe.analyse.plan import run_analyses
+from rwe.study import Analysis, Protocol
+from rwe.study.lock import LockEntry, ProtocolLock
+from rwe.survival.data import CohortTable, no_changes
+from tests.support import shared
+from tests.unit.test_plan import eight, nobody_starts, protocol_with
+
+
+def heart() -> CohortTable:
+    drawn = pd.read_csv(shared("cases/a_stanford_heart/cohort.csv"))
+    days = pd.to_datetime(drawn["index_date"]) - pd.to_datetime(drawn["birth_date"])
+    patients = pd.DataFrame(
+        {
+            "patient_id": drawn["patient_id"],
+            "site": drawn["site"],
+            "time_days": drawn["time_days"],
+            "is_event": drawn["event"].astype(bool),
+            "start_day": drawn["maint_day"],
+            "age": days.dt.days / 365.25,
+        }
+    )
+    return CohortTable(patients=patients, changes=no_changes())
+
+
+def test_heart_transplants_look_like_a_cure_until_immortal_time_is_gone() -> None:
+    protocol = protocol_with({"analysis": "time_dependent_cox", "adjusted_for": ["age"]})
+    found = bias_autopsy(protocol, heart(), [])
+    assert found.starters == 69
+    ratios = {s.step: s.hazard_ratio for s in found.steps}
+    # Naive and time-dependent as in expected.json of the case (R): naive looks like a cure, there is none.
+    assert ratios["naive"] == pytest.approx(0.2662, abs=5e-5)
+    assert ratios["time_dependent"] == pytest.approx(1.1333, abs=5e-5)
+    assert ratios["adjusted"] == pytest.approx(0.9940, abs=5e-5)
+    assert [s.change for s in found.steps] == ["naive", "bias_removed", "bias_removed", "bias_removed"]
+
+
+def test_where_nobody_starts_the_steps_say_why_they_have_no_ratio() -> None:
+    found = bias_autopsy(protocol_with({"analysis": "time_dependent_cox"}), nobody_starts(), [])
+    assert (found.starters, found.immortal_days) == (0, 0)
+    assert all(s.hazard_ratio is None and "nobody started" in s.warnings[0] for s in found.steps)
+
+
+def test_no_analysis_of_a_changed_protocol_is_called_primary() -> None:
+    protocol = protocol_with(
+        {"analysis": "time_dependent_cox", "role": "primary"}, {"analysis": "naive_cox", "role": "contrast"}
+    )
+    lock = locked_with(protocol, changed=("eligibility",))
+    assert [e.role for e in run_analyses(protocol, eight(), lock=lock).estimates] == ["posthoc", "contrast"]
+
+
+def test_an_analysis_that_was_locked_keeps_its_role_beside_one_that_was_not() -> None:
+    first = {"analysis": "time_dependent_cox", "role": "primary"}
+    lock = locked_with(protocol_with(first), changed=("analyses",))
+    later = protocol_with(first, {"analysis": "landmark_cox", "landmarks": [10]})
+    assert [e.role for e in run_analyses(later, eight(), lock=lock).estimates] == ["primary", "posthoc"]
+    assert isinstance(later.analyses[0], Analysis)
+
+
+def locked_with(protocol: Protocol, changed: tuple[str, ...]) -> ProtocolLock:
+    entry = LockEntry(
+        locked_at=pd.Timestamp("2024-01-01", tz="UTC").to_pydatetime(),
+        version="1.0.0",
+        protocol_sha256="0" * 64,
+        previous_sha256=None,
+        registration=None,
+        reason=None,
+        content={"protocol": protocol.model_dump(mode="json")},
+    )
+    return replace(ProtocolLock("changed"), entries=(entry,), changed=changed)
