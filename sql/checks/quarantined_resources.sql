@@ -1,9 +1,8 @@
 -- severity: warning
--- message: a resource that landed was refused and does not count
+-- message: the latest version of a resource that landed was refused and does not count
 select
-    q.site,
-    q.run,
-    q.line,
-    q.site || ' ' || q.resource_type || ' ' || q.rule as detail
-from meta.quarantine as q
-where q.action = 'reject'
+    r.site,
+    r.run,
+    r.line,
+    r.site || ' ' || r.resource_type || ' ' || r.rule as detail
+from meta.refused_resource as r

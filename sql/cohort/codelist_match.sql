@@ -1,9 +1,11 @@
--- One row a valid record that a code list of a study matches: by code, and by the code's validity on its day.
--- Nothing is dated after it was fetched, so the latest possible day of a month or year is at most that day.
+-- One row a valid record, or component of one, that a code list of a study matches: by code, and by the code's
+-- validity on its day. Nothing is dated after it was fetched, so the latest possible day of a month or year is
+-- at most that day.
 with event as (
     select
         'medication' as kind,
         e.event_id,
+        0 as component_number,
         e.patient_id,
         e.site,
         e.resource_type,
@@ -29,6 +31,7 @@ with event as (
     select
         'procedure' as kind,
         e.procedure_id as event_id,
+        0 as component_number,
         e.patient_id,
         e.site,
         'Procedure' as resource_type,
@@ -47,6 +50,7 @@ with event as (
     select
         'condition' as kind,
         e.condition_id as event_id,
+        0 as component_number,
         e.patient_id,
         e.site,
         'Condition' as resource_type,
@@ -65,6 +69,7 @@ with event as (
     select
         'observation' as kind,
         e.observation_id as event_id,
+        e.component_number,
         e.patient_id,
         e.site,
         'Observation' as resource_type,
@@ -77,7 +82,8 @@ with event as (
         c.system,
         c.code
     from staging.observation as e
-    inner join staging.observation_code as c on e.observation_id = c.observation_id
+    inner join staging.observation_code as c
+        on e.observation_id = c.observation_id and e.component_number = c.component_number
     where e.is_valid
 ),
 
@@ -119,12 +125,13 @@ select distinct
     matched.site, -- The hospital.
     matched.kind, -- medication, procedure, condition or observation.
     matched.event_id, -- Pseudonym of the record.
+    matched.component_number, -- Of an observation: 0 its own value, from 1 a component; else 0.
     matched.resource_type, -- The FHIR type of the record.
     matched.tier, -- Tier of evidence of a medication record.
     matched.event_date, -- Its day; null where it is not known to the day.
     matched.first_day, -- Earliest possible day.
     matched.last_day, -- Latest possible day.
-    matched.end_day, -- Last day of a period, where one is recorded.
+    matched.end_day, -- Last day of a period, as recorded or as days of supply say.
     matched.ongoing_until_date -- Day an active statement without an end was fetched: it says, still taken.
 from matched
 where

@@ -12,7 +12,8 @@ with answer as (
     from cohort.codelist_match as m
     inner join study.protocol as p on m.study = p.study and m.codelist = p.status_codelist
     -- A question without a coded answer is no assessment.
-    inner join staging.observation_value as v on m.event_id = v.observation_id
+    inner join staging.observation_value as v
+        on m.event_id = v.observation_id and m.component_number = v.component_number
     left join study.codelist as l
         on
             m.study = l.study

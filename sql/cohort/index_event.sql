@@ -54,6 +54,9 @@ select
     case
         when judged.n_earlier = 0 then judged.first_date
     end as index_date, -- Day 0; null where the day of the first event is not known.
+    cast(
+        case when judged.n_earlier = 0 then year(judged.first_date) end as integer
+    ) as index_year, -- Its calendar year.
     judged.resource_type, -- The FHIR type of the first record.
     cast(judged.n_records as integer) as n_records -- Records of this one event.
 from judged

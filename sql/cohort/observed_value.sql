@@ -36,7 +36,7 @@ select
     nearest.purpose, -- criterion or covariate.
     nearest.name, -- Name of the criterion or covariate.
     nearest.patient_id, -- The patient.
-    nearest.value_number, -- The value in its recorded unit; the mean of those of the day.
+    nearest.value_number, -- The value, in the protocol's unit if it names one; the mean of those of the day.
     cast(nearest.n_values as integer) as n_values, -- Values of that day.
     nearest.observed_day -- Days from index.
 from nearest

@@ -11,6 +11,7 @@ select
     e.class_code, -- AMB, IMP, EMER …: a code of ActEncounterCode, else null.
     e.start_day, -- First day; null where it is not known to the day.
     e.end_day, -- Last day, where one is recorded.
+    coalesce(e.has_modifier_extension, false) as has_modifier_extension, -- It may mean something else.
     e.landed_day -- The site's day on which this version was fetched.
 from lake.encounter as e
 left join staging.patient_link as merged on e.patient_id = merged.patient_id

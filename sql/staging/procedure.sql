@@ -13,6 +13,7 @@ select
     p.start_first_day as first_day, -- Earliest possible first day.
     p.start_last_day as last_day, -- Latest possible first day.
     p.end_day, -- Last day, where one is recorded.
+    coalesce(p.has_modifier_extension, false) as has_modifier_extension, -- It may mean something else.
     p.landed_day -- The site's day on which this version was fetched.
 from lake.procedure as p
 left join staging.patient_link as merged on p.patient_id = merged.patient_id

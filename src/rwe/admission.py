@@ -8,12 +8,13 @@ next build, and so does a consent given anew.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import msgspec
 
+from rwe.blocklist import Gate
 from rwe.config import Site, Workspace
 from rwe.errors import ConfigError
 from rwe.fhir.bundle import reference_id
@@ -71,6 +72,31 @@ def opted_out(name: str, site: Site) -> frozenset[str]:
             advice="restore it: without it nobody may be asked for",
         ) from None
     return frozenset(patient_ids(lines, where))
+
+
+class KeptOut(frozenset[str]):
+    """The Patient ids that nobody asks for: those who opted out, and whoever was erased.
+
+    The erased are known by their HMACs only. So they are found when asked about (`in`), and are none of the
+    members that one can list.
+    """
+
+    gate: Gate | None
+
+    def __new__(cls, patient_ids: Iterable[str] = (), gate: Gate | None = None) -> KeptOut:
+        made = super().__new__(cls, patient_ids)
+        made.gate = gate
+        return made
+
+    def __contains__(self, patient_id: object) -> bool:
+        if super().__contains__(patient_id):
+            return True
+        return (
+            self.gate is not None and isinstance(patient_id, str) and bool(self.gate.patients([patient_id]))
+        )
+
+    def __or__(self, other: Set[object]) -> KeptOut:
+        return KeptOut({*self, *(o for o in other if isinstance(o, str))}, self.gate)
 
 
 def admissions(workspace: Workspace, now: datetime | None = None) -> dict[str, SiteAdmission]:

@@ -23,6 +23,7 @@ from rwe.audit import audited
 from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
 from rwe.cli_simulate import simulate
 from rwe.cli_sites import sites_app
+from rwe.cli_sql import register as register_sql
 from rwe.cli_study import study_app
 from rwe.config import Workspace, init_workspace
 from rwe.errors import ConfigError, RweError, UsageError
@@ -40,7 +41,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(simulate)
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
 
@@ -275,6 +275,10 @@ def demo(
     from rwe.demo import run_demo
 
     run_demo(folder, patients=patients, seed=seed, serve=serve)
+
+
+app.command()(simulate)
+register_sql(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

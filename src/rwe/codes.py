@@ -81,6 +81,11 @@ _RULES: dict[str, tuple[str, Callable[[str], bool]]] = {
 _PREFIX_SYSTEMS = {ATC, ATC_BFARM, ICD_10_CM, ICD_10_GM, ICD_10_PCS}
 
 
+def checked_systems() -> frozenset[str]:
+    """The systems whose codes have a shape that is checked."""
+    return frozenset(_RULES)
+
+
 class InvalidCodeError(ValueError):
     """A code that its system could not have issued. The message names the code and the rule."""
 

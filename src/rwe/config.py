@@ -5,7 +5,8 @@
     DIR/landing/            raw bytes as served             0700
     DIR/lake/               typed, pseudonymised Parquet    0700
     DIR/quarantine/         what was refused, and why       0700
-    DIR/published/rwe.duckdb    the database researchers open, read-only
+    DIR/private/rwe.duckdb      the build that analyses read                0700
+    DIR/published/rwe.duckdb    the database researchers open, read-only; made from the private build
     DIR/evidence/STUDY/     refreshes, and `latest`
 
 The key of the pseudonyms lies outside, so that a copy of the workspace cannot be turned back into patients.
@@ -13,6 +14,7 @@ The key of the pseudonyms lies outside, so that a copy of the workspace cannot b
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import secrets
@@ -27,6 +29,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rwe.crypt import Cipher
 from rwe.errors import ConfigError
 from rwe.scratch import locked
+from rwe.settings_template import TEMPLATE
 from rwe.site_settings import Part, Site
 from rwe.yaml_text import YamlMistakeError, read_yaml
 
@@ -53,6 +56,11 @@ KEY_BYTES = 32
 
 class Pseudonyms(Part):
     key_file: Path = Field(description="32 random bytes as hex, mode 0600, outside the workspace.")
+    blocklist_key_file: Path | None = Field(
+        default=None,
+        description="The key of the list of erased patients, which lies beside it; made by the first"
+        " `rwe erase`. Unset: it lies beside the pseudonym key.",
+    )
 
 
 class Encryption(Part):
@@ -97,7 +105,7 @@ class Settings(Part):
     rules: dict[str, Literal["reject", "flag"]] = Field(
         default={},
         description="What becomes of a resource that breaks a rule of the quarantine, by the rule's name,"
-        " where it is not the default. Rules without which a resource cannot be read or used are always `reject`.",
+        " where it is not the default. Rules without which a resource cannot be read or used always reject.",
     )
     memory_limit: str = Field(
         default="2GB",
@@ -107,8 +115,8 @@ class Settings(Part):
     retain_raw_days: int | None = Field(
         default=None,
         ge=0,
-        description="Raw bytes of runs landed more than so many days ago are removed once they are in the lake;"
-        " unset: they are kept.",
+        description="Raw bytes of runs landed more than so many days ago are removed once they are in the"
+        " lake; unset: they are kept.",
     )
     published: Published = Field(default_factory=Published)
     approval: str | None = Field(
@@ -136,12 +144,14 @@ class Settings(Part):
 
 
 class Environment(BaseSettings):
-    """What the environment may say: RWE_WORKSPACE, RWE_PSEUDONYM_KEY and RWE_ENCRYPTION_KEY (hex)."""
+    """What the environment may say: RWE_WORKSPACE, and as hex RWE_PSEUDONYM_KEY, RWE_ENCRYPTION_KEY and
+    RWE_PUBLISHED_KEY."""
 
     model_config = SettingsConfigDict(env_prefix="RWE_")
     workspace: Path | None = None
     pseudonym_key: str | None = Field(default=None, repr=False)
     encryption_key: str | None = Field(default=None, repr=False)
+    published_key: str | None = Field(default=None, repr=False)
 
 
 class Workspace:
@@ -156,6 +166,9 @@ class Workspace:
     private = property(lambda self: self.root / "private")
     published = property(lambda self: self.root / "published")
     database = property(lambda self: self.root / "published" / "rwe.duckdb")
+    published_builds = property(lambda self: self.root / "published" / "builds")
+    private_database = property(lambda self: self.root / "private" / "rwe.duckdb")
+    private_builds = property(lambda self: self.root / "private" / "builds")
     studies = property(lambda self: self.root / "studies")
     evidence = property(lambda self: self.root / "evidence")
 
@@ -178,11 +191,34 @@ class Workspace:
 
         Raises ConfigError where the key cannot be read, or lies open.
         """
+        key = self._encryption_key()
+        return Cipher(key) if key else None
+
+    def published_key(self) -> bytes | None:
+        """The key of the published database, from RWE_PUBLISHED_KEY or its file; None: it is not encrypted.
+
+        Raises ConfigError as `cipher`.
+        """
+        text, setting = Environment().published_key, self.settings.published.encryption
+        return self._optional_key("published", text, setting, "RWE_PUBLISHED_KEY")
+
+    def private_database_key(self) -> bytes | None:
+        """The key of the private build: derived from the encryption key, else from the published database's
+        (whoever reads that cannot look into private/). None: it is not encrypted."""
+        key = self._encryption_key() or self.published_key()
+        return hmac.digest(key, b"rwe private database", "sha256") if key else None
+
+    def _encryption_key(self) -> bytes | None:
         text, setting = Environment().encryption_key, self.settings.encryption
+        return self._optional_key("encryption", text, setting, "RWE_ENCRYPTION_KEY")
+
+    def _optional_key(
+        self, name: str, text: str | None, setting: Encryption | None, variable: str
+    ) -> bytes | None:
         if text is None and setting is None:
             return None
-        path = setting.key_file if setting else Path("RWE_ENCRYPTION_KEY")
-        return Cipher(self._key("encryption", text, path, "restore it: nothing can be read without it"))
+        path = setting.key_file if setting else Path(variable)
+        return self._key(name, text, path, "restore it: nothing can be read without it")
 
     def _key(self, name: str, text: str | None, key_file: Path, advice: str) -> bytes:
         path = key_file.expanduser()
@@ -253,6 +289,8 @@ def _problem(error: ValidationError) -> str:
         return f"{field}: {choice[0]} is none of {choice[1]}"
     if first["type"] == "union_tag_not_found" and choice:
         return f"{field}: {choice[0]} is missing: one of {choice[1]}"
+    if field == "version":
+        return "version: this rwe reads version 1; use the rwe that wrote the file"
     problem = {"extra_forbidden": "unknown field", "missing": "missing field"}.get(first["type"])
     if problem:
         return f"{problem} {field or 'the file'}"
@@ -263,76 +301,6 @@ _CHOICES = {
     "auth": ("kind", "none, smart, bearer, basic"),
     "cohort": ("source", "search, group, patients"),
 }
-
-
-TEMPLATE = """\
-# The settings of this workspace. Every field that is not here has its default.
-version: 1
-
-# The key that turns record ids into pseudonyms. It lies outside this folder and is never copied into it.
-# Lose it, and the same patient gets another pseudonym on the next night: keep a copy where you keep secrets.
-pseudonyms:
-  key_file: {key_file}
-
-# With a key, what is landed, the lake and the quarantine are encrypted at rest (docs/encryption.md).
-# encryption:
-#   key_file: /etc/rwe/encryption.key
-
-# How much of a birth date enters the lake: day, month or year. Ages are computed from what is kept.
-birth_date: day
-
-# Cheap checks look at every resource. fhir.resources also checks: all (strict), a sample, or none (off).
-validation: sample
-
-# The number under which this work is approved (ethics committee, hospital). It stands in audit.ndjson beside
-# whatever is done: extract, import, build, analyse, report. No number: null.
-approval: null
-
-# One entry a hospital. Credentials never belong here. To use the example below, take the braces away and
-# remove `# ` from its lines. A site that hands over files needs no base_url: `rwe import DIR --site NAME`
-# adds it.
-sites: {{}}
-#
-#   charite:
-#     base_url: https://fhir.example.org/r4
-#     time_zone: Europe/Berlin        # instants written in Z fall on the days of this zone
-#     page_size: 200                  # resources asked for a page
-#     patients_per_request: 20        # patients asked for at once
-#     timeout_seconds: 60
-#     max_retries: 6
-#     allow_plain_http: "no"          # "loopback only" for a test server on this machine
-#
-#     # How the server knows us (docs/sites.md). Files are 0600; …_env names a variable instead.
-#     auth: {{kind: smart, client_id: rwe, key_file: /etc/rwe/charite.pem, scopes: ["system/*.read"]}}
-#     # also: next_key_file, kid, algorithm (RS384, ES384), token_url, audience
-#     # auth: {{kind: bearer, token_file: /etc/rwe/token}}      # or token_env
-#     # auth: {{kind: basic, user: rwe, password_file: /etc/rwe/password}}      # or password_env
-#     token_origins: []               # other https origins that may get the credential
-#     proxy: http://proxy.example.org:3128
-#     ca_file: /etc/rwe/hospital-ca.pem         # authorities to trust, instead of the public ones
-#     client_cert_file: /etc/rwe/client.pem     # with client_key_file
-#     client_key_file: /etc/rwe/client.key
-#
-#     # How gently to ask.
-#     max_requests_per_second: 5      # unset: no limit
-#     max_concurrency: 4
-#     quiet_hours: "07:00-19:00"      # by the site's clock; no request starts then
-#     max_resources_per_type: 5000000 # more of one type stops the night
-#
-#     # What to ask, and which way. `rwe sites check` says what the server can do.
-#     route: auto                     # search, export
-#     export_level: auto              # group, patient, system
-#     cohort: {{source: search}}        # {{source: group, id: car-t}}, {{source: patients, file: ids.txt}}
-#     min_export_interval_hours: 24
-#     export_deadline_hours: 12
-#     overlap_minutes: 10             # how far behind the last night's watermark to ask again
-#     reconcile_days: 7               # how often ids are compared to find deletions
-#
-#     # Who may enter.
-#     consent: ignored                # required: only patients with a permitting, unexpired Consent
-#     security_labels: {{exclude: [R, V, 42CFRPart2]}}        # HTEST never enters
-#     opt_out_file: /etc/rwe/charite-opt-out.txt      # one Patient id of the server a line
-"""
 
 
 def init_workspace(root: Path, key_file: Path | None = None) -> Workspace:

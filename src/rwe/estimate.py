@@ -16,7 +16,7 @@ from rwe.audit import audited
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError, SiteError
-from rwe.extract import CODES_A_REQUEST, WHOLE_TYPES, ExtractionPlan, plan_extraction
+from rwe.extract import CODES_A_REQUEST, WHOLE_TYPES, ExtractionPlan, plan_extraction, types_to_read
 from rwe.fhir.budget import QuietHoursError
 from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.capability import read_capability
@@ -115,6 +115,7 @@ def estimate_site(
     with audited(workspace, "estimate", site=site_name) as deed, FhirClient(site_name, site) as client:
         refused = opted_out(site_name, site)
         capability = read_capability(client)
+        client.check_scopes(filter(capability.offers, types_to_read(plan, site)))
         choice = choose_route(site, capability, tuple(plan.index_codes))
         harvest = Harvest(client, site, capability, _NoRun(), progress)
         census = _Census(harvest, site, plan, is_export=choice.level is not None)

@@ -25,6 +25,8 @@ from rwe.fhir.bulk_files import read_lines
 from rwe.fhir.bulk_manifest import DELETED, Tombstone, tombstones
 from rwe.fhir.bundle import NotAResourceError, Resource, read_resource
 from rwe.fhir.client import FhirClient, RefusedError
+from rwe.fhir.failures import PagingError
+from rwe.fhir.read import read
 from rwe.fhir.search import Page, any_of, search, token
 from rwe.landing import RunWriter
 from rwe.progress import Step
@@ -252,16 +254,14 @@ class Lander:
 
         for start in range(0, len(ids), _IDS_A_REQUEST):
             batch = ids[start : start + _IDS_A_REQUEST]
-            with suppress(RefusedError):  # then they are read one by one
+            with suppress(RefusedError, PagingError):  # then they are read one by one
                 search(client, "Medication", [("_id", any_of(batch))], page_size=len(batch), on_page=collect)
         for one in ids:
             if one not in got:
-                answer = client.request(
-                    "Medication", f"{client.base_url}/Medication/{one}", accept=_UNREADABLE
-                )
-                if answer.status < 400:
-                    with suppress(NotAResourceError):
-                        self._take(read_resource(answer.body), asked, got)
+                with suppress(RefusedError):
+                    found = read(client, "Medication", one)
+                    if found is not None:
+                        self._take(found, asked, got)
         return len(got)
 
     def _take(self, resource: Resource, asked: Collection[str], got: set[str]) -> None:
@@ -283,9 +283,6 @@ class Lander:
             self._gone.discard(key)
             self._writer.write(DELETED, tombstone.line())
             self.tally.tombstones += 1
-
-
-_UNREADABLE = frozenset({400, 403, 404, 405, 410, 422, 501})
 
 
 def _digest(tombstone: Tombstone) -> bytes:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rwe.admission import opted_out, permitted
+from rwe.admission import KeptOut, opted_out, permitted
 from rwe.audit import Deed, audited
+from rwe.blocklist import gate_of
 from rwe.codes import Code
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
@@ -146,6 +147,13 @@ def _tokens(study: Study, codelist: str) -> list[Token]:
     return [(c.system, c.code) for c in codes]
 
 
+def types_to_read(plan: ExtractionPlan, site: Site) -> tuple[str, ...]:
+    """The resource types that an extraction lands, where the server offers them."""
+    observed = ("Observation",) if plan.observation_codes else ()
+    consent = ("Consent",) if site.consent == "required" else ()
+    return ("Patient", *WHOLE_TYPES, "Medication", *observed, *consent)
+
+
 def extract_site(
     workspace: Workspace,
     site_name: str,
@@ -172,13 +180,21 @@ def _extract(
     workspace: Workspace, site_name: str, plan: ExtractionPlan, deed: Deed, *, full: bool, progress: Progress
 ) -> ExtractionResult:
     site = workspace.site(site_name)
-    refused = opted_out(site_name, site)
+    gate = gate_of(workspace, site_name)
+    refused = KeptOut(opted_out(site_name, site), gate)
     started = time.monotonic()
-    landing = new_run(workspace.landing, site_name, cipher=workspace.cipher())
+    landing = new_run(workspace.landing, site_name, cipher=workspace.cipher(), gate=gate)
     with FhirClient(site_name, site) as client, landing as writer:
         capability = read_capability(client)
+        if not capability.offers("Patient"):
+            raise client.error(
+                "the server does not list this type",
+                "Patient",
+                advice="check base_url with the hospital: nothing can be read without it",
+            )
+        client.check_scopes(filter(capability.offers, types_to_read(plan, site)))
         memory = remember(workspace, site_name)
-        harvest = Harvest(client, site, capability, writer, progress)
+        harvest = Harvest(client, site, capability, writer, progress, keeps_ids=bool(memory.runs))
         choice = choose_route(site, capability, tuple(plan.index_codes))
         if choice.level is not None:
             pulled = _by_export(workspace, harvest, plan, writer, memory, choice.level, refused, full)
@@ -251,9 +267,6 @@ def _by_export(  # noqa: PLR0917
     refused: frozenset[str],
     is_full: bool,
 ) -> _Pulled:
-    wanted = ["Patient", *WHOLE_TYPES, "Medication"]
-    wanted += ["Observation"] if plan.observation_codes else []
-    wanted += ["Consent"] if harvest.site.consent == "required" else []
     night = pull_by_export(
         workspace,
         harvest.site,
@@ -261,7 +274,7 @@ def _by_export(  # noqa: PLR0917
         plan,
         writer,
         memory,
-        types=[t for t in wanted if harvest.offers(t)],
+        types=[t for t in types_to_read(plan, harvest.site) if harvest.offers(t)],
         level=level,
         refused=refused,
         is_full=is_full,

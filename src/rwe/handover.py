@@ -20,7 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from rwe.fhir.bundle import NotAResourceError, Resource, read_bundle, read_resource
-from rwe.fhir.resource_types import R4_RESOURCE_TYPES
+from rwe.resource_types import R4_RESOURCE_TYPES
 from rwe.unpacking import LONGEST_BYTES, DamagedFileError, check_packing, split_lines
 
 FORMATS: Final = (".ndjson", ".json")

@@ -7,6 +7,7 @@ only if it refers to a patient who was asked for.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,20 +18,21 @@ from typing import TypeVar
 
 from rwe.config import Site
 from rwe.fhir.budget import Ceiling
-from rwe.fhir.bundle import NotAResourceError, Resource, read_resource
+from rwe.fhir.bundle import Resource, latest_update
 from rwe.fhir.capability import Capability
 from rwe.fhir.client import FhirClient, RefusedError
 from rwe.fhir.deletions import Source, tombstone
+from rwe.fhir.failures import PagingError
 from rwe.fhir.links import linked_patients
+from rwe.fhir.read import read
 from rwe.fhir.search import Found, Page, Parameters, SearchSummary, any_of, search, token
 from rwe.landing import DELETED, RunWriter
 from rwe.progress import Progress
 
 Token = tuple[str, str]
 _T = TypeVar("_T")
-_GONE = frozenset({404, 410})
 _BAD_REQUEST = 400
-_SEARCHES = 3  # one whose next link expired is begun again
+_SEARCHES = 3  # one whose next link expired is begun again, then asked for in halves
 _PROBED = ("Encounter", "Condition", "Procedure", "MedicationAdministration")
 _PROBES = 5
 #: Epic wants a category on every search of Observations.
@@ -56,8 +58,16 @@ class Harvest:
     """One extraction from one server under way."""
 
     def __init__(
-        self, client: FhirClient, site: Site, capability: Capability, writer: RunWriter, progress: Progress
+        self,
+        client: FhirClient,
+        site: Site,
+        capability: Capability,
+        writer: RunWriter,
+        progress: Progress,
+        *,
+        keeps_ids: bool = True,
     ) -> None:
+        self._keeps_ids = keeps_ids
         self.client, self.capability = client, capability
         self.progress, self.site, self._writer = progress, site, writer
         self.batch_size, self._prefix = site.patients_per_request, ""
@@ -72,6 +82,7 @@ class Harvest:
         self._clock_ahead: list[float] = []
         self._demands_category = False
         #: By type: ids that landed, the latest `meta.lastUpdated` among them, and searches of several pages.
+        #: A first night compares no ids: without `keeps_ids` memory does not grow with what lands.
         self.landed: dict[str, set[str]] = {}
         self.newest: dict[str, datetime] = {}
         self.paged: set[str] = set()
@@ -136,8 +147,8 @@ class Harvest:
                     ids_only=ids_only,
                 )
                 break
-            except RefusedError as e:
-                if e.status not in _GONE or attempt == _SEARCHES:
+            except PagingError:
+                if attempt == _SEARCHES:
                     raise
         with self._lock:
             self._note(resource_type, done)
@@ -212,8 +223,9 @@ class Harvest:
 
     def _refuse_everyone(self, resource_type: str, page: Page, asked: frozenset[str]) -> None:
         """Stop where a server says and shows that it ignored `patient`: it would send the whole hospital."""
-        strangers = any(f.resource.patient not in asked for f in page.found if f.is_match)
-        if "patient" in page.ignored and strangers:
+        if "patient" not in page.ignored:
+            return
+        if any(f.resource.patient not in asked for f in page.found if f.is_match):
             raise self.client.error(
                 "the server ignores the search parameter patient",
                 resource_type,
@@ -232,19 +244,46 @@ class Harvest:
 
         With `since` only what changed at that instant or later, by the server's clock.
         """
-        parts = batches(patients, self.batch_size)
+        size = self.batch_size if since else self.fair_size(len(patients))
+        parts = batches(patients, size)
         self._each(resource_type, parts, lambda batch: self._pull_batch(resource_type, batch, codes, since))
+
+    def fair_size(self, patients: int) -> int:
+        """How many patients to ask for at once, so that each worker gets an equal share of a long pull.
+
+        A search can be read by one worker only, page after page. Never more than the server takes; and where
+        requests a second are limited, fewer requests are quicker than more workers.
+        """
+        if self.site.max_requests_per_second or not patients:
+            return self.batch_size
+        workers = self.site.max_concurrency
+        rounds = math.ceil(patients / (self.batch_size * workers))
+        return math.ceil(patients / (rounds * workers))
 
     def _each(
         self, resource_type: str, batches: Sequence[tuple[str, ...]], work: Callable[[tuple[str, ...]], None]
     ) -> None:
-        """Work off batches side by side, as many as the site allows. The first error ends it."""
+        """Work off batches side by side, as many as the site allows. The first error ends it.
+
+        A batch whose pages break off each time is worked off in halves: fewer pages are sooner read.
+        """
+
+        def settle(batch: tuple[str, ...]) -> None:
+            try:
+                work(batch)
+            except PagingError:
+                if len(batch) == 1:
+                    raise
+                middle = len(batch) // 2
+                settle(batch[:middle])
+                settle(batch[middle:])
+
         label = f"{self.client.name}: {resource_type}"
         with (
             self.progress.step(label, len(batches), "batches") as step,
             ThreadPoolExecutor(self.site.max_concurrency) as pool,
         ):
-            futures = [pool.submit(work, batch) for batch in batches]
+            futures = [pool.submit(settle, batch) for batch in batches]
             try:
                 for future in futures:
                     future.result()
@@ -259,12 +298,13 @@ class Harvest:
 
         def land(page: Page) -> None:
             self._refuse_everyone(resource_type, page, asked)
-            for found in page.found:
-                if "code" in page.ignored and found.is_match and not found.resource.codes & wanted:
-                    continue
-                self._land(found, asked)
-                if since and found.resource.last_updated:
-                    self.updates.setdefault(resource_type, []).append(found.resource.last_updated)
+            found = page.found
+            if "code" in page.ignored:
+                found = tuple(f for f in found if not f.is_match or f.resource.codes & wanted)
+            self._land(found, asked)
+            if since:
+                changes = [f.resource.last_updated for f in found if f.resource.last_updated]
+                self.updates.setdefault(resource_type, []).extend(changes)
 
         ignored = self._ask_for_patients(resource_type, batch, codes, since, land)
         if "code" in ignored:
@@ -321,31 +361,37 @@ class Harvest:
         self._each(resource_type, batches(patients, self.batch_size), work)
         return frozenset(ids)
 
-    def _land(self, found: Found, asked: frozenset[str]) -> None:
-        resource = found.resource
-        if resource.type == "Medication" and not found.is_match:
-            pass
-        elif resource.type == "Patient" or resource.patient not in asked:
-            self._foreign[resource.type] += found.is_match
-            return
-        self.write(resource)
+    def _land(self, found: Sequence[Found], asked: frozenset[str]) -> None:
+        ours: list[Resource] = []
+        for one in found:
+            resource = one.resource
+            is_included = resource.type == "Medication" and not one.is_match
+            if is_included or (resource.patient in asked and resource.type != "Patient"):
+                ours.append(resource)
+            else:
+                self._foreign[resource.type] += one.is_match
+        self.write(*ours)
 
-    def write(self, resource: Resource) -> None:
-        """Land one resource, and remember that. Raises CeilingError beyond what the site allows."""
+    def write(self, *resources: Resource) -> None:
+        """Land resources, and remember that. Raises CeilingError beyond what the site allows."""
         with self._lock:
-            self._ceiling.add(resource.type)
-            self._writer.write(resource.type, resource.raw, last_updated=resource.last_updated)
-            if resource.medication:
-                self._medications.add(resource.medication)
-            if resource.type == "Patient":
-                self.merged_patients |= linked_patients(resource.raw)
-            if resource.type == "Consent":
-                self.consents.append(resource.raw)
-            if resource.id:
-                self.landed.setdefault(resource.type, set()).add(resource.id)
-            newest = self.newest.get(resource.type)
-            if resource.last_updated and (newest is None or resource.last_updated > newest):
-                self.newest[resource.type] = resource.last_updated
+            for resource_type, some in _by_type(resources).items():
+                self._ceiling.add(resource_type, len(some))
+                newest = latest_update(some)
+                self._writer.write_all(resource_type, [r.raw for r in some], last_updated=newest)
+                self._remember(resource_type, some, newest)
+
+    def _remember(self, resource_type: str, landed: Sequence[Resource], newest: datetime | None) -> None:
+        self._medications.update(r.medication for r in landed if r.medication)
+        if resource_type == "Patient":
+            self.merged_patients |= frozenset[str]().union(*(linked_patients(r.raw) for r in landed))
+        if resource_type == "Consent":
+            self.consents += [r.raw for r in landed]
+        if self._keeps_ids or resource_type == "Medication":
+            self.landed.setdefault(resource_type, set()).update(r.id for r in landed if r.id)
+        before = self.newest.get(resource_type)
+        if newest and (before is None or newest > before):
+            self.newest[resource_type] = newest
 
     def bury(self, resource_type: str, resource_id: str, at: datetime | None, source: Source) -> None:
         """Land a tombstone."""
@@ -379,7 +425,7 @@ class Harvest:
             self.ask(resource_type, [("_id", any_of(batch))], template, land)
             for one in batch:
                 if one not in got:
-                    resource = self.read(resource_type, one)
+                    resource = read(self.client, resource_type, one)
                     if resource is None:
                         lost.add(one)
                     else:
@@ -388,17 +434,12 @@ class Harvest:
         self._each(resource_type, batches(ids, self.batch_size), work)
         return frozenset(lost)
 
-    def read(self, resource_type: str, resource_id: str) -> Resource | None:
-        """Read one resource by its id; None where it is gone, or is not what was asked for."""
-        url = f"{self.client.base_url}/{resource_type}/{resource_id}"
-        answer = self.client.request(resource_type, url, accept=_GONE)
-        if answer.status in _GONE:
-            return None
-        try:
-            resource = read_resource(answer.body)
-        except NotAResourceError:
-            return None
-        return resource if (resource.type, resource.id) == (resource_type, resource_id) else None
+
+def _by_type(resources: Iterable[Resource]) -> dict[str, list[Resource]]:
+    found: dict[str, list[Resource]] = {}
+    for resource in resources:
+        found.setdefault(resource.type, []).append(resource)
+    return found
 
 
 def batches(values: Sequence[_T], size: int) -> list[tuple[_T, ...]]:

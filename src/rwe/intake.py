@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import available_timezones
 
+from rwe.blocklist import gate_of
 from rwe.config import SITE_NAME, Site, Workspace, add_site
 from rwe.errors import ConfigError, PartialError, UsageError
 from rwe.fhir.bulk_manifest import tombstones
@@ -105,7 +106,8 @@ def import_folder(
     _check_site(workspace, site, time_zone)
     found = _find(folder)
     tally, manifests = _Tally(), read_manifests(found.files)
-    with new_run(workspace.landing, site, cipher=workspace.cipher()) as run:
+    gate = gate_of(workspace, site)
+    with new_run(workspace.landing, site, cipher=workspace.cipher(), gate=gate) as run:
         with progress.step(f"{site}: files", len(found.files), "files") as step:
             for file in found.files:
                 _land(run, file, found.name(file), tally, manifests)

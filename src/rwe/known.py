@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from rwe.fhir.bundle import NotAResourceError, Resource, read_resource
+from rwe.fhir.bundle import Codes, NotAResourceError, Resource, read_resource
 from rwe.landing import DELETED, Run
 
 
@@ -16,15 +16,21 @@ class _Tombstone(msgspec.Struct):
     deleted_at: str | None = msgspec.field(default=None, name="deletedAt")
 
 
+_Owner = tuple[str | None, str | None, Codes]
+
+
 class Known:
-    """The ids that landed, by type. Holds ids in memory, no content; reads a type once, when asked for."""
+    """The ids that landed, by type. Holds ids in memory, no content; reads a type once, when asked for.
+
+    About 170 bytes of memory a resource: what several resources have in common is held once.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
         self._read: dict[str, dict[str, Resource]] = {}
 
     def of(self, resource_type: str) -> dict[str, Resource]:
-        """The resources of a type by id, as they landed last, without their bytes.
+        """The resources of a type by id, as they landed last: whose and with which codes, no bytes, no id.
 
         One that a run looked for and missed is not known any more, until it lands again.
         """
@@ -34,6 +40,7 @@ class Known:
 
     def _scan(self, resource_type: str) -> dict[str, Resource]:
         known: dict[str, Resource] = {}
+        shared: dict[_Owner, Resource] = {}
         for run in self._runs:
             for line in run.open(resource_type):
                 try:
@@ -41,7 +48,8 @@ class Known:
                 except NotAResourceError:
                     continue
                 if found.id:
-                    known[found.id] = _light(found)
+                    owner = found.patient, found.medication, found.codes
+                    known[found.id] = shared.get(owner) or shared.setdefault(owner, _light(found))
             for missed in _missed(run, resource_type):
                 known.pop(missed, None)
         return known
@@ -49,7 +57,11 @@ class Known:
 
 def _light(found: Resource) -> Resource:
     return Resource(
-        found.type, b"", found.id, found.last_updated, found.patient, found.medication, found.codes
+        found.type,
+        b"",
+        patient=found.patient,
+        medication=found.medication,
+        known_codes=found.codes,
     )
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import zstandard
 
 from rwe.crypt import Cipher, SealingWriter, Sink
 from rwe.manifest import LandedFile
 
-LEVEL = 3  # 1/15 of the size already; higher levels cost time and win little
+LEVEL = 1  # level 3 takes twice the time for a size 3 to 5 % smaller (FHIR JSON: 1/10 and less)
 CHUNK = 1 << 18
 
 
@@ -47,6 +49,8 @@ class _HashingWriter:
 
 
 _BATCH_BYTES = 1 << 17
+_NEWLINE = 10
+_NEWLINES = bytes.maketrans(b"\r\n", b"  ")
 
 
 class FileWriter:
@@ -65,22 +69,27 @@ class FileWriter:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
 
-    def write(self, line: bytes, last_updated: datetime | None) -> None:
-        """Take one line, without its newline."""
-        self._waiting.append(line)
-        self._waiting_bytes += len(line) + 1
+    def write(self, lines: Sequence[bytes], last_updated: datetime | None) -> None:
+        """Take lines, without their newlines, and the latest `meta.lastUpdated` among them."""
+        self._waiting += lines
+        size = sum(map(len, lines)) + len(lines)
+        self._waiting_bytes += size
         if self._waiting_bytes >= _BATCH_BYTES:
             self._compress()
-        self.lines += 1
-        self.bytes += len(line) + 1
+        self.lines += len(lines)
+        self.bytes += size
         if last_updated and (self.last_updated is None or last_updated > self.last_updated):
             self.last_updated = last_updated
 
     def _compress(self) -> None:
         """Many lines at once: one by one, the calls cost more than the compression."""
         if self._waiting:
-            self._waiting.append(b"")
-            self._put(self._compressor.compress(b"\n".join(self._waiting)))
+            batch = b"\n".join((*self._waiting, b""))
+            # Three times as fast as bytes.count.
+            newlines = np.count_nonzero(np.frombuffer(batch, dtype=np.uint8) == _NEWLINE)
+            if newlines > len(self._waiting) or b"\r" in batch:
+                batch = b"\n".join((*(line.translate(_NEWLINES) for line in self._waiting), b""))
+            self._put(self._compressor.compress(batch))
             self._waiting, self._waiting_bytes = [], 0
 
     def _put(self, data: bytes) -> None:

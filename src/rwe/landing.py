@@ -20,12 +20,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import msgspec
 import zstandard
@@ -68,11 +68,12 @@ UNREADABLE = "_unreadable"
 DELETED = "_deleted"
 MANIFEST = "manifest.json"
 COHORT = "_cohort.zst"
+#: Beside a manifest: the raw bytes of the run were kept as long as the workspace says, and are removed.
+RAW_REMOVED = "raw_removed"
 
 _SPECIAL = frozenset({UNREADABLE, DELETED})
 _TYPE = re.compile(r"[A-Za-z]{1,64}")
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
-_NEWLINES = bytes.maketrans(b"\r\n", b"  ")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Run:
     def resources(self) -> dict[str, int]:
         """Lines by type, `_unreadable` included."""
         return {f.type: f.lines for f in self.manifest.files}
+
+    @property
+    def raw_is_removed(self) -> bool:
+        """Whether its lines are gone on purpose (`remove_raw`); the manifest and the cohort stay."""
+        return (self.path / RAW_REMOVED).exists()
 
     def file(self, resource_type: str) -> Path | None:
         """The file of a type, or None where the run has none of it."""
@@ -119,13 +125,14 @@ class Run:
             return None
 
     def open(self, resource_type: str) -> Iterator[bytes]:
-        """The lines of one type, as landed, without their newline. No line where the run has no such type.
+        """The lines of one type, as landed, without their newline. No line where the run has no such type, or
+        its raw bytes are removed.
 
         Raises LandingError, after the last line at the latest, if the file is not what the manifest says, or
         is encrypted and the key at hand is not its key.
         """
         entry = next((f for f in self.manifest.files if f.type == resource_type), None)
-        return iter(()) if entry is None else self._verified_lines(entry)
+        return iter(()) if entry is None or self.raw_is_removed else self._verified_lines(entry)
 
     def _verified_lines(self, entry: LandedFile) -> Iterator[bytes]:
         self._check_key()
@@ -171,11 +178,23 @@ _GIVE_THE_KEY = "give its key back in `encryption.key_file` of rwe.yaml or in RW
 _LAND_AGAIN = "move the run's folder away and land it again"
 
 
+class LandingGate(Protocol):
+    """Stands before a landing and holds back what must not land."""
+
+    def lines(self, raw_lines: Iterable[bytes], /) -> list[bytes]:
+        """Those of the lines that may land."""
+
+    def pseudonyms(self, pseudonyms: Iterable[str], /) -> Collection[str]:
+        """Those of the patients whom the run may be about."""
+
+
 class RunWriter:
     """A run under way. Make one with `new_run`; nothing is landed before `commit`."""
 
-    def __init__(self, site_folder: Path, site: str, cipher: Cipher | None = None) -> None:
-        self.site, self.started_at, self._cipher = site, datetime.now(UTC), cipher
+    def __init__(
+        self, site_folder: Path, site: str, cipher: Cipher | None = None, gate: LandingGate | None = None
+    ) -> None:
+        self.site, self.started_at, self._cipher, self._gate = site, datetime.now(UTC), cipher, gate
         self.run = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._target = site_folder / f"run={self.run}"
         self._part = site_folder / f".run={self.run}.part"
@@ -185,6 +204,8 @@ class RunWriter:
 
     def write_cohort(self, pseudonyms: Collection[str]) -> None:
         """Keep who the run is about, as pseudonyms: never in the manifest, which is shown."""
+        if self._gate:
+            pseudonyms = self._gate.pseudonyms(pseudonyms)
         text = "\n".join(sorted(pseudonyms)).encode("ascii")
         content = zstandard.ZstdCompressor(level=LEVEL).compress(text)
         name = _stored_name(COHORT, self._cipher)
@@ -197,13 +218,21 @@ class RunWriter:
         self._cohort_sha256 = hashlib.sha256(content).hexdigest()
 
     def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> None:
-        """Land one resource, byte by byte as served.
+        """Land one resource, byte by byte as served. See `write_all`."""
+        self.write_all(resource_type, (raw_line,), last_updated=last_updated)
+
+    def write_all(
+        self, resource_type: str, raw_lines: Sequence[bytes], *, last_updated: datetime | None = None
+    ) -> None:
+        """Land resources of a type, byte by byte as served.
 
         A newline between tokens of pretty-printed JSON becomes a blank (inside strings JSON always escapes
-        it), so that one line is one resource. `last_updated` is the resource's `meta.lastUpdated`, aware.
+        it), so that one line is one resource. `last_updated` is the latest `meta.lastUpdated`, aware.
         """
+        if self._gate and not (raw_lines := self._gate.lines(raw_lines)):
+            return
         try:
-            self._writer(resource_type).write(raw_line.translate(_NEWLINES), last_updated)
+            self._writer(resource_type).write(raw_lines, last_updated)
         except OSError as e:
             raise self._disk_error() from e
 
@@ -282,8 +311,12 @@ class RunWriter:
 
 
 @contextmanager
-def new_run(landing: Path, site: str, *, cipher: Cipher | None = None) -> Iterator[RunWriter]:
+def new_run(
+    landing: Path, site: str, *, cipher: Cipher | None = None, gate: LandingGate | None = None
+) -> Iterator[RunWriter]:
     """Open a new run of a site; leaving the block without `commit` leaves no trace of it.
+
+    What `gate` holds back (`rwe.blocklist.gate_of`: records of erased patients) does not land.
 
     Raises LandingError if another run of this site is under way, the folder cannot be written, or the last
     encrypted run of any site has another key than `cipher`: a landing never mixes two, nor goes back to none.
@@ -310,7 +343,7 @@ def new_run(landing: Path, site: str, *, cipher: Cipher | None = None) -> Iterat
         for leftover in folder.glob(".run=*.part"):
             shutil.rmtree(leftover, ignore_errors=True)
         _refuse_other_key(landing, cipher)
-        writer = RunWriter(folder, site, cipher)
+        writer = RunWriter(folder, site, cipher, gate)
         try:
             yield writer
         finally:
@@ -363,9 +396,28 @@ def open_run(path: Path, *, cipher: Cipher | None = None) -> Run:
     for f in manifest.files:
         if f.name != _stored_name(f"{f.type}.ndjson.zst", manifest.key_id) or not _is_type(f.type):
             raise LandingError("the manifest names a file of another shape", where=where, advice=_LAND_AGAIN)
-        if not (path / f.name).is_file():
+        if not (path / f.name).is_file() and not (path / RAW_REMOVED).exists():
             raise LandingError(f"the file {f.name} is gone", where=where, advice=_LAND_AGAIN)
     return Run(site, run, path, manifest, hashlib.sha256(content).hexdigest(), cipher)
+
+
+def remove_raw(run: Run) -> None:
+    """Remove the raw bytes of a run and keep its manifest and cohort. Killed between, it can be called again.
+
+    Raises LandingError where the files cannot be removed.
+    """
+    try:
+        if not run.raw_is_removed:
+            _write_synced(run.path / RAW_REMOVED, b"")
+        for entry in run.manifest.files:
+            (run.path / entry.name).unlink(missing_ok=True)
+        _sync_folder(run.path)
+    except OSError:
+        raise LandingError(
+            "the raw bytes of a run cannot be removed",
+            where=f"site {run.site}, run {run.run}",
+            advice="check the owner of the landing folder",
+        ) from None
 
 
 def _stored_name(name: str, sealed: object) -> str:

@@ -58,6 +58,14 @@ class TypeScope:
 
 
 @dataclass(frozen=True)
+class ErasedNote:
+    """Lines by type that were taken out of a run because a patient was erased, and when."""
+
+    at: datetime
+    lines: dict[str, int]
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """What only the maker of a run knows. Nothing in it may identify a patient: queries are templates.
 
@@ -109,3 +117,4 @@ class Manifest:
     clock_ahead: tuple[float, float] | None = None
     cohort_sha256: str | None = None
     key_id: str | None = None
+    erased: tuple[ErasedNote, ...] = ()

@@ -24,10 +24,10 @@ from rwe.harvest import Harvest, Token
 from rwe.known import Known
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import Run, TypeScope
+from rwe.reconcile import confirm
 from rwe.watermarks import Baseline, reconciled_at
 
 _MOST_HISTORY_PAGES = 50  # a history is the whole hospital's; beyond this, listing ids is cheaper
-_MOST_READS = 1_000  # what is listed no more is read once, to be sure; the rest waits for the next night
 _MOST_MERGES = 5
 _ENOUGH_FAILURES = 3  # in a row: then the server is not worth more questions tonight
 _BAD_REQUEST = frozenset({400, 403, 422, 501})
@@ -74,8 +74,11 @@ class Night:
         self.first_error: SiteError | None = None
 
     def leavers(self, patients: Collection[str]) -> tuple[str, ...]:
-        """Patients whom the last whole pulls were about and who are not among `patients` any more."""
-        covered = frozenset[str]().union(*(b.patients for b in self._baselines.values()))
+        """Patients whom the last whole pulls were about and who are not among `patients` any more.
+
+        Where everything is pulled anew too: who was deleted in between shows by nothing else.
+        """
+        covered = frozenset[str]().union(*(b.patients for b in self._memory.baselines.values()))
         gone = covered - {self._memory.pseudonyms.of("Patient", p) for p in patients}
         if not gone:
             return ()
@@ -337,18 +340,11 @@ class Night:
     def _confirm(self, resource_type: str, suspects: Sequence[str], question: _Question) -> bool:
         """Read each resource that was not listed: gone, no more the cohort's, or missed by the search."""
         patients, codes = {*question.whole, *question.rest}, frozenset(question.codes)
-        missed = 0
-        for one in suspects[:_MOST_READS]:
-            resource = self._harvest.read(resource_type, one)
-            is_ours = resource is not None and resource.patient in patients
-            if resource is not None and is_ours and (not codes or resource.codes & codes):
-                self._harvest.write(resource)
-                missed += 1
-            else:
-                self._harvest.bury(resource_type, one, None, "reconcile")
-        if missed:
-            self._harvest.warn(f"{resource_type}: not found by search, but by reading: {missed}")
-        return len(suspects) <= _MOST_READS
+
+        def is_ours(resource: Resource) -> bool:
+            return resource.patient in patients and (not codes or bool(resource.codes & codes))
+
+        return confirm(self._harvest, resource_type, suspects, is_ours)
 
     def _scope(
         self,

@@ -284,6 +284,12 @@ class _Check:
 
     def _look_at_types(self, capability: Capability) -> dict[str, bool]:
         readable = {"Patient": True}
+        consent = ("Consent",) if self._site.consent == "required" else ()
+        try:
+            needed = (*NEEDED_TYPES, "Medication", *consent)
+            self._client.check_scopes(filter(capability.offers, needed))
+        except SiteError as e:
+            self._findings.append(_failed("scopes", e))
         for resource_type in NEEDED_TYPES[1:]:
             if not capability.offers(resource_type):
                 continue

@@ -12,8 +12,8 @@ from typing import Any
 import duckdb
 
 from rwe.config import Workspace
-from rwe.fhir.resource_types import R4_RESOURCE_TYPES
 from rwe.landing import Run, list_runs
+from rwe.resource_types import R4_RESOURCE_TYPES
 from rwe.watermarks import Watermark, in_order, watermarks
 
 

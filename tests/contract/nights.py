@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ def lake_rows(workspace: Workspace, patients: set[str] | None = None) -> Rows:
             where = f"where list_contains(?, {owner})" if of_patients else ""
             query = f"select {wanted} from {table} {where} order by resource_id"
             found[resource_type] = db.execute(query, [chosen] if of_patients else []).fetchall()
+    return found
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How rows of one type depart from those expected: lost, kept though gone, in another version."""
+
+    lost: int
+    kept: int
+    other: int
+
+
+def departures(rows: Rows, expected: Rows) -> dict[str, Departure]:
+    """By type, what `differences` counts, by kind; no ids. Empty where they are equal."""
+    found = {}
+    for resource_type in differences(rows, expected):
+        left = {row[0]: repr(row) for row in rows[resource_type]}
+        right = {row[0]: repr(row) for row in expected[resource_type]}
+        both = left.keys() & right.keys()
+        found[resource_type] = Departure(
+            lost=len(right.keys() - both),
+            kept=len(left.keys() - both),
+            other=sum(left[i] != right[i] for i in both),
+        )
     return found
 
 

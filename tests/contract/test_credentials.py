@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from werkzeug import Request, Response
 from rwe.config import Site
 from rwe.errors import ConfigError, SiteError
 from rwe.fhir.auth import OriginAuth
+from rwe.fhir.bulk import ExportRequest, delete_job, kick_off, wait_for_manifest
 from rwe.fhir.client import FhirClient, RefusedError
 from rwe.fhir.origin import Origin
 from rwe.sandbox.options import Access
@@ -164,6 +166,43 @@ def test_without_a_credential_another_origin_is_not_asked_either(
     with pytest.raises(SiteError):
         run(client_for(httpserver.url_for("/fhir"), token_file, auth={"kind": "none"}))
     assert seen == []
+
+
+def export(client: FhirClient) -> None:
+    job = kick_off(client, ExportRequest(level="patient", types=("Patient",)))
+    wait_for_manifest(client, job.status_url, until=datetime.now(UTC) + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_status_url_elsewhere_is_refused(
+    httpserver: HTTPServer, foreign: HTTPServer, token_file: Path, number: int
+) -> None:
+    """The address to poll comes from the server's answer to the kick-off, as the next link does."""
+    there = answers(foreign, b'{"transactionTime": "2024-01-01T00:00:00Z", "output": []}')
+    status_url = elsewhere(foreign)[number]
+    seen = answers(httpserver, Response(status=202, headers={"Content-Location": status_url}))
+    with client_for(httpserver.url_for("/fhir"), token_file) as client, pytest.raises(SiteError) as caught:
+        export(client)
+    assert seen[0].headers["Authorization"] == f"Bearer {TOKEN}"
+    assert there == []
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["poll", "delete"])
+def test_a_status_url_kept_from_an_earlier_night_is_looked_at_again(
+    httpserver: HTTPServer, foreign: HTTPServer, token_file: Path, verb: str
+) -> None:
+    """It lies on disk between two nights: whoever writes there must not be sent the token."""
+    there = answers(foreign, b"{}")
+    answers(httpserver, b"{}")
+    client = client_for(httpserver.url_for("/fhir"), token_file)
+    kept = foreign.url_for("/status/1")
+    if verb == "delete":
+        delete_job(client, kept)
+    else:
+        with pytest.raises(SiteError, match="token_origins"):
+            wait_for_manifest(client, kept, until=datetime.now(UTC) + timedelta(seconds=5))
+    assert there == []
 
 
 @pytest.mark.parametrize(

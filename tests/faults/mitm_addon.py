@@ -16,6 +16,7 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mitmproxy import http
 
@@ -29,8 +30,10 @@ SHARES = {
     "unauthorized_401": 1,
     "duplicated_page": 6,
 }
-#: Of a hundred requests for a next page, how many find it expired.
+#: Of a hundred requests for a next page, how many find it expired, until a search begun anew names it.
 EXPIRED_SHARE = 8
+#: Of a hundred requests for a next page, how many get the page before once more, the first time.
+REPLAYED_SHARE = 6
 
 
 class BadNight:
@@ -38,6 +41,9 @@ class BadNight:
         self._rng = random.Random(int(os.environ["RWE_FAULT_SEED"]))
         self._log = Path(os.environ["RWE_FAULT_LOG"])
         self._off = Path(os.environ["RWE_FAULT_OFF"])
+        self._expired: set[str] = set()
+        self._before: dict[str, bytes] = {}
+        """By the address of a next page, the page that named it; until it was asked for."""
 
     def _note(self, fault: str) -> None:
         with self._log.open("a", encoding="ascii") as f:
@@ -55,10 +61,11 @@ class BadNight:
         path = flow.request.path.partition("?")[0]
         if self._off.exists() or path.endswith("/metadata"):
             return
-        if "_getpages=" in flow.request.path and self._rng.uniform(0, 100) < EXPIRED_SHARE:
-            self._answer(flow, "expired_410", 410, {})
+        if "_getpages=" in flow.request.path and self._spoils_the_next_page(flow):
             return
         fault = self._draw()
+        if fault == "unauthorized_401" and path.endswith("/token"):
+            fault = None  # the authorization server means it: that is no fault of the network
         flow.metadata["fault"] = fault
         if fault == "unavailable_503":
             self._answer(flow, fault, 503, {})
@@ -73,6 +80,29 @@ class BadNight:
         elif fault == "reset":
             self._note(fault)
             flow.kill()
+
+    def _spoils_the_next_page(self, flow: http.HTTPFlow) -> bool:
+        path = flow.request.path
+        if path in self._expired or self._rng.uniform(0, 100) < EXPIRED_SHARE:
+            self._expired.add(path)
+            self._answer(flow, "expired_410", 410, {})
+            return True
+        before = self._before.pop(path, None)
+        if before is None or self._rng.uniform(0, 100) >= REPLAYED_SHARE:
+            return False
+        self._answer(flow, "replayed_page", 200, {"Content-Type": "application/fhir+json"}, before)
+        return True
+
+    def _remember(self, content: bytes) -> None:
+        try:
+            page: Any = json.loads(content)
+        except ValueError:
+            return
+        for link in page.get("link", ()) if isinstance(page, dict) else ():
+            if isinstance(link, dict) and link.get("relation") == "next" and "_getpages=" in link["url"]:
+                parts = urlsplit(link["url"])
+                self._before[f"{parts.path}?{parts.query}"] = content
+                self._expired.discard(f"{parts.path}?{parts.query}")
 
     def _retry_after(self) -> tuple[str, dict[str, str]]:
         kinds: dict[str, dict[str, str]] = {
@@ -94,6 +124,7 @@ class BadNight:
         fault = flow.metadata.get("fault")
         if flow.response is None or flow.response.status_code != 200 or not flow.response.content:
             return
+        self._remember(flow.response.content)
         if fault == "truncated":
             self._note(fault)
             flow.response.content = flow.response.content[: len(flow.response.content) // 2]

@@ -1,14 +1,15 @@
 """Behind a network that fails in every way at once, reruns end where an undisturbed extraction ends.
 
-mitmproxy stands before the sandbox as a reverse proxy, with the seeded faults of mitm_addon.py. The server's
-clock is an hour ahead or behind. Two nights, with a night of changes between them.
+mitmproxy stands before the sandbox as a reverse proxy, with the seeded faults of mitm_addon.py. The server
+wants SMART tokens, and its clock is an hour ahead (odd seeds) or behind (even ones). Two nights, with a night
+of changes between them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
+import shutil
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,17 @@ from rwe.fhir import client as fhir_client
 from rwe.landing import list_runs
 from rwe.sandbox.control import Control
 from rwe.sandbox.hospital import HospitalSpec
+from rwe.sandbox.options import Access
 from rwe.sandbox.server import RunningHospital, running_hospitals
 from rwe.study import Study
-from tests.contract.nights import differences, lake_rows, patients_of, the_study, with_site, workspace_for
+from tests.contract.nights import departures, lake_rows, patients_of, the_study, with_site, workspace_for
+from tests.contract.sandbox_client import EC_KEY, jwk_set
 from tests.support import ROOT, missing
+from tests.unit.test_smart import pem, write_key
 
 MITMDUMP = ROOT / ".venv-mitmproxy" / "bin" / "mitmdump"
-SPEC = HospitalSpec("north", "a", patients=8, seed=3)
+SPEC = HospitalSpec("north", "a", patients=8, seed=3, access=Access(mode="smart", jwks=jwk_set(ec=EC_KEY)))
+SKEW_SECONDS = 3600
 MOST_RERUNS = 10
 KINDS = {
     "unavailable_503",
@@ -48,8 +53,10 @@ KINDS = {
     "html_200",
     "unauthorized_401",
     "duplicated_page",
+    "replayed_page",
     "expired_410",
 }
+NIGHT_SECONDS = 86_400
 SHORT_SEEDS = (1, 2, 3)
 
 
@@ -110,16 +117,35 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def until_whole(workspace: Workspace, study: Study, control: Control) -> None:
     """Rerun the night until a run lands whole, ten times at most; no watermark is ever ahead of what landed.
 
-    No run need be whole: what one fails at another may bring.
+    No run need be whole: what one fails at another may bring. But each type must come whole once.
     """
+    failures: list[str] = []
+    before = {r.run for r in list_runs(workspace.landing)}
     for _ in range(MOST_RERUNS + 1):
         try:
             extract_site(workspace, "north", [study])
-        except (SiteError, PartialError):
+        except (SiteError, PartialError) as e:
+            failures.append(str(e))
             assert_no_watermark_is_ahead(workspace, control)
             continue
         assert_no_watermark_is_ahead(workspace, control)
         return
+    tried = [r.manifest for r in list_runs(workspace.landing) if r.run not in before]
+    never = {t for m in tried for t in m.scopes} - {
+        t for m in tried for t, s in m.scopes.items() if s.is_complete
+    }
+    assert tried, f"no run landed anything: {failures}"
+    assert not never, f"never whole in {MOST_RERUNS} reruns: {never}; {failures}"
+
+
+def assert_the_clock_was_seen_wrong(workspace: Workspace, skew_seconds: int) -> None:
+    """Each run took the server's clock for what it was: wrong by the hour, and one night further or not."""
+    for run in list_runs(workspace.landing):
+        assert run.manifest.clock_ahead is not None
+        least, most = (s - skew_seconds for s in run.manifest.clock_ahead)
+        nights = round(most / NIGHT_SECONDS)
+        assert nights in {0, 1}
+        assert -60 < least - nights * NIGHT_SECONDS <= most - nights * NIGHT_SECONDS < 5
 
 
 def assert_no_watermark_is_ahead(workspace: Workspace, control: Control) -> None:
@@ -161,33 +187,53 @@ def two_bad_nights(seed: int, folder: Path) -> Counter[str]:
     """Two nights through the bad network, compared with a fresh start without it. Returns the faults."""
     from rwe.extract import plan_extraction
 
-    rng = random.Random(seed)
+    skew = SKEW_SECONDS if seed % 2 else -SKEW_SECONDS
     folder.mkdir()
     with running_hospitals([SPEC]) as [hospital]:
         control = hospital.control
-        control.skew(rng.choice([-3600, 3600]))
+        control.skew(skew)
+        assert abs((control.now() - datetime.now(UTC)).total_seconds() - skew) < 60
         with bad_network(hospital.base_url.removesuffix("/fhir"), seed, folder) as proxy:
             behind = f"http://127.0.0.1:{proxy.port}/fhir"
             control.speak_as(behind)
             workspace = _workspace(folder / "ws", hospital, behind)
             study = the_study(folder / "studies")
             OBSERVED[workspace.root] = plan_extraction([study]).observation_codes
-            until_whole(workspace, study, control)
+            with naming(seed, "first night"):
+                until_whole(workspace, study, control)
             control.mutate(seed)
             control.advance()
-            until_whole(workspace, study, control)
+            with naming(seed, "second night"):
+                until_whole(workspace, study, control)
             counts = proxy.counts()
         control.speak_as(hospital.base_url)
-        fresh = workspace_for(folder / "fresh", hospital)
+        fresh = workspace_for(folder / "fresh", hospital, auth=smart(folder))
         extract_site(fresh, "north", [study])
+    assert_the_clock_was_seen_wrong(workspace, skew)
     expected = lake_rows(fresh)
     assert expected["Observation"]
-    assert differences(lake_rows(workspace, patients_of(expected)), expected) == {}
+    assert departures(lake_rows(workspace, patients_of(expected)), expected) == {}, f"seed {seed}"
     return counts
+
+
+@contextmanager
+def naming(seed: int, night: str) -> Iterator[None]:
+    """Let a failure say which seed and night it is of."""
+    try:
+        yield
+    except AssertionError as e:
+        raise AssertionError(f"seed {seed}, {night}: {e}") from e
+
+
+def smart(folder: Path) -> dict[str, object]:
+    key = folder / "key.pem"
+    key_file = key if key.exists() else write_key(key, pem(EC_KEY))
+    return {"kind": "smart", "client_id": "rwe-client", "kid": "ec", "key_file": key_file}
 
 
 def _workspace(folder: Path, hospital: RunningHospital, base_url: str) -> Workspace:
     fields = {"page_size": 20, "patients_per_request": 4, "max_retries": 6, "base_url": base_url}
+    fields["auth"] = smart(folder.parent)
     return with_site(workspace_for(folder, hospital), hospital, **fields)
 
 
@@ -208,4 +254,5 @@ def test_fifty_bad_nights(tmp_path: Path) -> None:
     counts = Counter[str]()
     for seed in range(100, 150):
         counts += two_bad_nights(seed, tmp_path / str(seed))
+        shutil.rmtree(tmp_path / str(seed))
     assert counts.keys() == KINDS, counts

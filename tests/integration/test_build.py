@@ -278,7 +278,7 @@ def test_a_failed_check_of_severity_error_leaves_the_published_database(
     with pytest.raises(BuildError, match="there is a patient: 2 rows"):
         build(workspace, [case_study("stanford_heart")])
     assert rows(before.path, "select content_sha256 from meta.build") == [(before.content_sha256,)]
-    assert [p.name for p in workspace.private.iterdir()] == ["build.lock"]
+    assert sorted(p.name for p in workspace.private.iterdir()) == ["build.lock", "builds", "rwe.duckdb"]
 
 
 def test_a_check_of_severity_warning_is_reported_and_published(tmp_path: Path) -> None:

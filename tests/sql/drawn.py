@@ -1,11 +1,13 @@
 """Drawn tables: input rows → one model → expected rows.
 
-A table is drawn with bars; its first line names columns of the real table, an empty cell is null:
+A table is drawn with bars; its first line names columns of the real table, an empty cell is null, '' an
+empty text:
 
     patient_id | event_date
     ann        | 2020-01-01
 
 Columns that are not drawn get the defaults below, else null. Codes are written `atc L04AX04, rxnorm 342369`.
+Components of an observation are written `loinc 8480-6 = 120 mm[Hg]; …`, reference ranges `1.5 8 10*9/L; …`.
 Only the columns drawn in the expected table are compared, rows in any order.
 """
 
@@ -17,10 +19,11 @@ from functools import cache
 
 import duckdb
 
-from rwe.codes import ATC, ICD_10_CM, LOINC, RXNORM, SNOMED
-from rwe.lake.schema import LAKE_TABLES, table_name
+from rwe.codes import ATC, ICD_10_CM, LOINC, NDC, RXNORM, SNOMED
+from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, TOMBSTONE_COLUMNS, table_name
 from rwe.resources import bundled
 from rwe.warehouse.models import Model, create_schemas, load_models, run_model
+from rwe.warehouse.references import fill_units
 from rwe.warehouse.study_tables import insert_studies
 
 SYSTEMS = {
@@ -29,6 +32,7 @@ SYSTEMS = {
     "loinc": LOINC,
     "snomed": SNOMED,
     "icd10": ICD_10_CM,
+    "ndc": NDC,
     "local": "http://example.org/rwe/codes",
 }
 
@@ -41,6 +45,7 @@ DEFAULTS = {
     "is_valid": "true",
     "is_counted": "true",
     "is_resolved": "true",
+    "component_number": "0",
 }
 TABLE_DEFAULTS = {
     "study.protocol": {
@@ -83,9 +88,19 @@ def run(model: str, given: Tables, expected: str) -> None:
     with database() as connection:
         for table, text in given.items():
             insert(connection, table, text)
+        _know_units(connection)
         shown = ", ".join(f'cast(made."{c}" as varchar)' for c in columns)
         found = connection.execute(f"select {shown} from ({models()[model].query}) as made").fetchall()
     assert sorted(found, key=str) == sorted((tuple(r) for r in rows), key=str)
+
+
+def _know_units(connection: duckdb.DuckDBPyConnection) -> None:
+    """As the build does before the models run; also the units of drawn tables of staging."""
+    query = (
+        "select value_unit from staging.observation union select recorded_unit from cohort.measured_value"
+        " except select unit from ref.unit"
+    )
+    fill_units(connection, [u for (u,) in connection.execute(query).fetchall() if u])
 
 
 @contextmanager
@@ -115,21 +130,53 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, text: str) -> None
 
 
 def _literal(value: str | None, kind: str) -> str:
-    if kind == "VARCHAR[]":
-        names = ", ".join(f"'{c.strip()}'" for c in (value or "").split(",") if c.strip())
-        return f"[{names}]::{kind}"
     if kind.endswith("[]"):
-        codings = ", ".join(_coding(c.strip()) for c in (value or "").split(",") if c.strip())
-        return f"[{codings}]::{kind}"
+        if kind == "VARCHAR[]":
+            element, between = _quoted, ","
+        elif "value_number" in kind:
+            element, between = _component, ";"
+        elif "low" in kind:
+            element, between = _reference_range, ";"
+        else:
+            element, between = _coding, ","
+        parts = [p.strip() for p in (value or "").split(between) if p.strip()]
+        return f"[{', '.join(map(element, parts))}]::{kind}"
     if value is None:
         return "null"
-    text = SYSTEMS.get(value, value)
-    return f"'{text}'::{kind}"
+    if value == "''":
+        return "''"
+    return f"{_quoted(SYSTEMS.get(value, value))}::{kind}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _coding(text: str) -> str:
-    system, code = text.split()
-    return f"{{'system': '{SYSTEMS[system]}', 'version': null, 'code': '{code}', 'display': null}}"
+    """`atc L04AX04`, `local x (what it is called)`, `none x` without a system."""
+    code, _, display = text.partition("(")
+    system, code = code.split()
+    uri = "null" if system == "none" else f"'{SYSTEMS[system]}'"
+    shown = _quoted(display.rstrip(") ")) if display else "null"
+    return f"{{'system': {uri}, 'version': null, 'code': '{code}', 'display': {shown}}}"
+
+
+def _component(text: str) -> str:
+    """`loinc 8480-6 = 120 mm[Hg]`, or `= snomed 260415000` for a coded answer."""
+    codes, answer = (side.strip() for side in text.split("="))
+    given, of_what = answer.split()
+    if given in SYSTEMS:
+        said = f"'value_kind': 'CodeableConcept', 'value_codings': [{_coding(answer)}]"
+    else:
+        said = f"'value_kind': 'Quantity', 'value_number': {given}, 'value_unit': '{of_what}'"
+    return f"{{'codings': [{_coding(codes)}], {said}}}"
+
+
+def _reference_range(text: str) -> str:
+    """`1.5 8 10*9/L`, then the code of what it is a range of, if it is not that of the healthy."""
+    low, high, unit, *meaning = text.split()
+    types = f", 'type_codings': [{_coding('local ' + meaning[0])}]" if meaning else ""
+    return f"{{'low': {low}, 'high': {high}, 'unit': {_quoted(unit) if unit != '-' else 'null'}{types}}}"
 
 
 @cache
@@ -151,11 +198,10 @@ def _empty_database() -> duckdb.DuckDBPyConnection:
         " 0 as deleted, 0 as not_admitted, 0 as duplicate, 0 as quarantined, 0 as not_mapped,"
         " 0 as tombstones where false"
     )
-    connection.execute(
-        "create table meta.run (site varchar, run varchar, finished_at timestamp);"
-        "create table meta.quarantine"
-        " (site varchar, run varchar, resource_type varchar, rule varchar, action varchar, line bigint)"
-    )
+    connection.execute("create table meta.run (site varchar, run varchar, finished_at timestamp)")
+    for name, columns in (("quarantine", QUARANTINE_COLUMNS), ("tombstone", TOMBSTONE_COLUMNS)):
+        inside = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+        connection.execute(f"create table lake.{name} ({inside})")
     insert_studies(connection, [])
     create_schemas(connection)
     for model in models().values():

@@ -10,6 +10,7 @@ from tests.sql.drawn import database, insert
 
 CHECKS = {c.name: c for c in load_checks(bundled("sql"))}
 
+_TOXIC = "patient_id | toxicity | day | value_unit\n"
 LIFE = "staging.patient", "patient_id | birth_first_day\nann | 1960-01-01"
 BROKEN: dict[str, list[tuple[str, str]]] = {
     "reconciliation_adds_up": [
@@ -105,11 +106,74 @@ BROKEN: dict[str, list[tuple[str, str]]] = {
         # 61 days are too many, 60 are not.
         ("staging.contact", "patient_id | contact_day\nann | 2020-01-01\ncat | 2020-01-02"),
     ],
-    "quarantined_resources": [
+    "quarantined_resources": [("meta.refused_resource", "resource_type | rule\nPatient | id")],
+    "counts_dropped": [
         (
-            "meta.quarantine",
-            "resource_type | rule | action\nPatient | id | reject\nPatient | fhir_invalid | flag",
+            "meta.previous_count",
+            "site | resource_type | in_lake\nnorth | Patient | 100\nnorth | Condition | 100",
+        ),
+        (
+            "meta.reconciliation",
+            "site | run | resource_type | in_lake\nnorth | r1 | Patient | 49\nnorth | r2 | Patient | 40\n"
+            "north | r1 | Condition | 90",
+        ),
+    ],
+    "missing_code_system": [
+        (
+            "meta.unmapped_code",
+            "element | system | code | text\ncode | | 4711 |\ncode | local | 4712 |\ncode | | | Pred. 5 mg",
         )
+    ],
+    "unmapped_codes": [("meta.unmapped_code", "element | code\ncode | x\nvalue | y")],
+    "text_looks_like_study_drug": [
+        ("study.drug_word", "codelist | word\nlenalidomide | lenalidomid"),
+        ("study.codelist", "codelist | system | code\nlenalidomide | atc | L04AX04"),
+        ("staging.medication_event", "event_id\nunmapped\nmatched\nother"),
+        (
+            "staging.medication_text",
+            "event_id | text\nunmapped | LENALIDOMID 10 MG\nmatched | Lenalidomide\nother | Thalidomid",
+        ),
+        (
+            "staging.medication_code",
+            "event_id | system | code\nunmapped | local | 4711\nmatched | atc | L04AX04\nmatched | local | 1",
+        ),
+    ],
+    "ambiguous_ndc": [
+        (
+            "staging.medication_code",
+            "event_id | system | code\ne1 | ndc | 5957240500\ne2 | ndc | 59572040500\n"
+            "e3 | local | 5957240500",
+        )
+    ],
+    "implausible_value": [
+        (
+            "cohort.measured_value",
+            "name | patient_id | recorded_number | recorded_unit | is_implausible\n"
+            "ldh | ann | -1 | U/L | false\ntemperature | bob | -1 | Cel | false\nldh | cat | 5 | U/L | false",
+        ),
+        ("ref.unit", "unit | offset_value\nU/L | 0\nCel | 32"),
+    ],
+    "unknown_unit": [
+        (
+            "cohort.measured_value",
+            "name | patient_id | recorded_unit\nldh | ann | WE\nldh | bob | U/L\nldh | cat |",
+        ),
+        ("ref.unit", "unit\nU/L"),
+    ],
+    "orphans": [
+        LIFE,
+        ("staging.observation", "patient_id | component_number\nann | 0\nbob | 0\nbob | 1"),
+    ],
+    "cohort_keys_are_unique": [
+        ("cohort.toxicity", f"{_TOXIC}ann | anc | 5 | 10*9/L\nann | anc | 5 | 10*9/L")
+    ],
+    "person_periods_add_up": [
+        ("cohort.survival", "patient_id | time_days | is_event\nann | 30 | true\nbob | 30 | false"),
+        (
+            "cohort.person_period",
+            "patient_id | start_day | stop_day | is_event\nann | 0 | 10 | false\nann | 10 | 30 | false\n"
+            "bob | 0 | 30 | false",
+        ),
     ],
 }
 
@@ -159,20 +223,19 @@ def test_a_site_without_any_recorded_care_has_none_near_the_data_cut_off() -> No
 
 def test_refused_resources_are_counted_by_site_type_and_rule_the_commonest_first() -> None:
     refused = """
-    site  | resource_type | rule               | action
-    north | Patient       | id                 | reject
-    south | Observation   | modifier_extension | reject
-    south | Observation   | modifier_extension | reject
-    south | Observation   | fhir_invalid       | flag
+    site  | resource_type | rule
+    north | Patient       | id
+    south | Observation   | modifier_extension
+    south | Observation   | modifier_extension
     """
-    finding = found("quarantined_resources", ("meta.quarantine", refused))
+    finding = found("quarantined_resources", ("meta.refused_resource", refused))
     assert finding.rows == 3
     assert finding.message.endswith("(south Observation modifier_extension: 2, north Patient id)")
 
 
 def test_no_more_than_five_kinds_of_refusals_are_named() -> None:
-    rows = "\n".join(f"Patient | rule_{n} | reject" for n in range(7))
-    finding = found("quarantined_resources", ("meta.quarantine", f"resource_type | rule | action\n{rows}"))
+    rows = "\n".join(f"Patient | rule_{n}" for n in range(7))
+    finding = found("quarantined_resources", ("meta.refused_resource", f"resource_type | rule\n{rows}"))
     assert finding.message.endswith("north Patient rule_4, and 2 more)")
 
 

@@ -15,6 +15,7 @@ def death(
 ) -> None:
     given = {
         "study.protocol": protocol,
+        "study.death_source": "source | position\npatient | 1\nregistry | 2",
         "cohort.index_event": ANN_INDEX,
         "staging.patient": record,
     }

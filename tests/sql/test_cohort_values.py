@@ -65,7 +65,15 @@ def test_an_open_window_reaches_over_the_whole_record() -> None:
     ("asked", "recorded", "is_counted"),
     [
         ("U/L", "U/L", True),
-        ("U/L", "ukat/L", False),
+        ("U/L", "ukat/L", True),  # 1 katal is 60 million U
+        ("U/L", "IU/L", False),  # international units are each of their own
+        ("U/L", "g/L", False),
+        ("mg/dL", "mg/dl", True),
+        ("10*9/L", "K/uL", True),
+        ("10*9/L", "x10E3/uL", True),
+        ("g/dL", "gm/dl", True),
+        ("mmol/L", "mEq/L", False),  # it takes the charge of the ion
+        ("mmol/L", "mg/dL", False),  # it takes the molar mass
         ("U/L", "u/l", False),  # UCUM codes keep their case
         ("U/L", "", False),
         ("", "ukat/L", True),
@@ -78,7 +86,7 @@ def test_a_value_in_another_unit_than_the_protocols_does_not_count(
     measured_value(
         "codelist | kind | patient_id | event_id | event_date\nldh | observation | ann | x | 2019-12-31",
         f"observation_id | value_number | value_unit\nx | 4.2 | {recorded}",
-        f"event_id | value_unit | is_counted\nx | {recorded} | {str(is_counted).lower()}",
+        f"event_id | recorded_unit | is_counted\nx | {recorded} | {str(is_counted).lower()}",
         asked=f"-30 | 0 | {asked}",
     )
 
@@ -97,7 +105,11 @@ def test_a_criterion_has_a_unit_of_its_own() -> None:
             "ldh | observation | ann | x | 2019-12-31",
             "staging.observation": "observation_id | value_number | value_unit\nx | 4.2 | ukat/L",
         },
-        "purpose | name | is_counted\ncriterion | in_units | false\ncriterion | in_katals | true",
+        """
+        purpose   | name      | is_counted | value_number | value_unit | recorded_number
+        criterion | in_units  | true       | 252.0        | U/L        | 4.2
+        criterion | in_katals | true       | 4.2          | ukat/L     | 4.2
+        """,
     )
 
 

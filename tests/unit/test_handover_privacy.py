@@ -9,10 +9,10 @@ import pytest
 
 from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError
-from rwe.fhir.resource_types import R4_RESOURCE_TYPES
 from rwe.handover import find_files
 from rwe.intake import PartlyImportedError, import_folder
 from rwe.landing import UNREADABLE
+from rwe.resource_types import R4_RESOURCE_TYPES
 
 PATIENT = b'{"resourceType":"Patient","id":"p1","birthDate":"1950"}'
 SECRET = "Zebedee_Quill"

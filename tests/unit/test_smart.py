@@ -24,7 +24,7 @@ from rwe.config import Site
 from rwe.errors import ConfigError, SiteError
 from rwe.fhir.client import FhirClient
 from rwe.fhir.keys import jwk_set, read_key, site_keys, thumbprint
-from rwe.fhir.smart import SmartCredential, missing_scopes
+from rwe.fhir.smart import SmartCredential, missing_scopes, spread_scopes
 from rwe.site_settings import SmartAuth
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -335,16 +335,57 @@ def test_a_refusal_is_told_by_its_code_and_not_in_the_servers_words(
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("<html>login</html>", "without a bearer token"),
         ('{"token_type": "mac", "access_token": "x"}', "without a bearer token"),
         ('{"access_token": "x\\r\\nX-Evil: 1"}', "without a bearer token"),
-        ('{"access_token": "x", "scope": "system/Patient.read"}', "does not grant the scope system/*.read"),
+        ('{"access_token": "x", "scope": "launch/patient"}', "does not grant the scope system/*.read"),
+        ('{"access_token": "x", "scope": "system/Patient.cud"}', "does not grant the scope system/*.read"),
     ],
 )
 def test_a_success_that_is_none(endpoint: Endpoint, key_file: Path, body: str, told: str) -> None:
     endpoint.answers = [Response(body)]
     with pytest.raises(SiteError, match=re.escape(told)):
         credential(endpoint, key_file).header()
+    assert len(endpoint.forms) == 1
+
+
+def test_a_web_page_in_place_of_a_token_is_asked_past_and_told_where_it_stays(
+    endpoint: Endpoint, key_file: Path
+) -> None:
+    endpoint.answers = [Response("<html>login</html>"), Response('{"access_tok')]
+    assert credential(endpoint, key_file).header() == "Bearer token-3"
+    assert len({endpoint.claims(n)["jti"] for n in range(3)}) == 3
+    endpoint.answers = [Response("<html>login</html>")] * 3
+    with pytest.raises(SiteError, match="without a bearer token"):
+        credential(endpoint, key_file).header()
+
+
+def test_a_busy_discovery_is_asked_again(endpoint: Endpoint, key_file: Path) -> None:
+    busy = [Response(status=503), Response("<html>soon</html>")]
+    configuration = Response(json.dumps(endpoint.configuration))
+    endpoint.server.clear_all_handlers()
+    endpoint.server.expect_request("/fhir/.well-known/smart-configuration").respond_with_handler(
+        lambda _: busy.pop(0) if busy else configuration
+    )
+    endpoint.server.expect_request("/token", method="POST").respond_with_handler(endpoint._answer)
+    assert credential(endpoint, key_file).header() == "Bearer token-1"
+
+
+SPREAD = """
+asked          | granted                                          | missing for Patient, Condition
+system/*.read  | system/Patient.read system/Condition.read        | -
+system/*.read  | system/Patient.rs system/Condition.read          | -
+system/*.rs    | system/Patient.r system/Condition.rs             | system/Patient.rs
+system/*.read  | system/Patient.read                              | system/Condition.read
+system/*.rs    | system/Patient.rs system/Condition.rs?category=x | system/Condition.rs
+system/*.read  | system/*.rs                                      | -
+system/Patient.read | system/Patient.read                         | -
+"""
+
+
+@pytest.mark.parametrize("row", [r.split("|") for r in SPREAD.strip().splitlines()[1:]])
+def test_scopes_granted_type_by_type_are_enough_if_they_cover_what_is_read(row: list[str]) -> None:
+    asked, granted, missing = (cell.strip().removeprefix("-").split() for cell in row)
+    assert spread_scopes(asked, granted, ["Patient", "Condition"]) == missing
 
 
 @pytest.mark.parametrize(

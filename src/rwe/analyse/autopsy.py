@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwe.errors import RweError
-from rwe.evidence.contract import AutopsyStep, BiasAutopsy, Estimate
+from rwe.evidence.contract import Estimate
+from rwe.evidence.parts import AutopsyStep, BiasAutopsy
 from rwe.study import Analysis, Protocol
 from rwe.survival.cox import exposure_cox
 from rwe.survival.data import CohortTable, CountingProcess, exposure_split, naive_split

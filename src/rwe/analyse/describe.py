@@ -9,13 +9,12 @@ import numpy as np
 
 from rwe.analyse.read import StudyTables
 from rwe.evidence.contract import (
-    Amendment,
     BaselineRow,
     CodelistEntry,
     Cohort,
-    LockSummary,
     SiteSummary,
 )
+from rwe.evidence.parts import Amendment, LockSummary
 from rwe.study import Covariate, SexCovariate, StatusCovariate, Study
 from rwe.study.lock import ProtocolLock
 from rwe.survival.data import exposure_split

@@ -16,6 +16,7 @@ from rwe.errors import EvidenceError
 from rwe.evidence.contract import AttritionStep, QualityFinding, RunSummary
 from rwe.study import StatusCovariate, Study
 from rwe.survival.data import CohortTable
+from rwe.warehouse.opening import open_file
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,19 @@ class StudyTables:
 
     survival: one row a patient, sorted by patient_id, the columns of cohort.survival. covariates: the same
     rows, one column for each baseline covariate (NaN is missing). They are kept apart, so that no covariate
-    can stand in the place of an outcome. changes: patient_id, covariate, day, value.
+    can stand in the place of an outcome. changes: patient_id, covariate, day, value. toxicity: patient_id,
+    toxicity, day, grade. intercurrent: patient_id, event, day. copies: patient_id, day, copies. expansion:
+    one row a patient of cohort.cart_copies. response: patient_id, status, from_day, until_day, is_relapse.
     """
 
     survival: pd.DataFrame
     covariates: pd.DataFrame
     changes: pd.DataFrame
+    toxicity: pd.DataFrame
+    intercurrent: pd.DataFrame
+    copies: pd.DataFrame
+    expansion: pd.DataFrame
+    response: pd.DataFrame
     attrition: list[AttritionStep]
     runs: list[RunSummary]
     quality: list[QualityFinding]
@@ -50,23 +58,27 @@ class StudyTables:
         return CohortTable(patients=pd.concat([self.survival, self.covariates], axis=1), changes=self.changes)
 
 
-def holds_study(path: Path, study: Study) -> bool:
-    """Whether the database was built with exactly this protocol."""
+def holds_study(path: Path, study: Study, key: str | None = None) -> bool:
+    """Whether the database (with `key`: an encrypted one) was built with exactly this protocol.
+
+    Raises BuildError where it is not encrypted with this key.
+    """
     if not path.is_file():
         return False
-    with closing(duckdb.connect(str(path), read_only=True)) as db:
+    with closing(open_file(path, key)) as db:
         found = db.execute(
             "select protocol_sha256 from study.protocol where study = ?", [study.name]
         ).fetchall()
     return found == [(study.protocol_sha256,)]
 
 
-def read_study(path: Path, study: Study) -> StudyTables:
-    """Read one study's tables, in one transaction, so that all are of one build.
+def read_study(path: Path, study: Study, key: str | None = None) -> StudyTables:
+    """Read one study's tables of a private build, in one transaction, so that all are of one build.
 
-    Raises EvidenceError where the cohort is empty: there is nothing to analyse then.
+    Never the published database: what it shows of dates, ages and texts must change no estimate. Raises
+    EvidenceError where the cohort is empty: there is nothing to analyse then; BuildError as `holds_study`.
     """
-    with closing(duckdb.connect(str(path), read_only=True)) as db:
+    with closing(open_file(path, key)) as db:
         db.execute("begin transaction")
         survival = _survival(db, study)
         if survival.empty:
@@ -79,6 +91,16 @@ def read_study(path: Path, study: Study) -> StudyTables:
             survival=survival,
             covariates=_baseline(db, study, survival["patient_id"]),
             changes=_changes(db, study),
+            toxicity=_of_study(db, study, "toxicity", "patient_id, toxicity, day, grade"),
+            intercurrent=_of_study(db, study, "intercurrent_event", "patient_id, event, event_day as day"),
+            copies=_of_study(db, study, "copies_by_day", "patient_id, day, copies"),
+            expansion=_of_study(
+                db,
+                study,
+                "cart_copies",
+                "patient_id, peak_copies, peak_day, auc_0_28, last_detectable_day, last_measured_day",
+            ),
+            response=_of_study(db, study, "response", "patient_id, status, from_day, until_day, is_relapse"),
             attrition=[
                 AttritionStep(step=step, n_before=before, n_excluded=excluded, n_after=after)
                 for step, before, excluded, after in _rows(
@@ -117,11 +139,12 @@ def _rows(db: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ())
 
 def _survival(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
     survival = db.execute(
-        "select patient_id, site, time_days, is_event, start_day, salvage_start_day, end_reason"
-        " from cohort.survival where study = ? order by patient_id",
+        "select patient_id, site, time_days, is_event, start_day, salvage_start_day, progression_day,"
+        " end_reason from cohort.survival where study = ? order by patient_id",
         [study.name],
     ).df()
-    survival["start_day"] = survival["start_day"].astype(float)
+    for name in ("start_day", "salvage_start_day", "progression_day"):
+        survival[name] = survival[name].astype(float)
     survival["is_event"] = survival["is_event"].astype(bool)
     survival["time_days"] = survival["time_days"].astype(int)
     return survival
@@ -147,6 +170,11 @@ def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
         " order by patient_id, covariate, day",
         [study.name],
     ).df()
+
+
+def _of_study(db: duckdb.DuckDBPyConnection, study: Study, table: str, columns: str) -> pd.DataFrame:
+    """Rows of a cohort table, one order always."""
+    return db.execute(f"select {columns} from cohort.{table} where study = ? order by all", [study.name]).df()  # noqa: S608
 
 
 def _by_type(db: duckdb.DuckDBPyConnection, column: str) -> dict[str, dict[str, int]]:

@@ -15,8 +15,10 @@ from rwe.analyse.describe import (
     describe_lock,
     describe_sites,
 )
+from rwe.analyse.diagnose import diagnose
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.read import StudyTables, holds_study, read_study
+from rwe.analyse.safety import describe_kinetics, describe_safety
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdentity, write_evidence
@@ -25,6 +27,7 @@ from rwe.scratch import scratch_folder
 from rwe.study import Study
 from rwe.study.lock import read_lock
 from rwe.warehouse.build import build
+from rwe.warehouse.opening import private_key
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,19 @@ class Analysed:
 def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) -> Analysed:
     """Run the analyses of a study and write evidence/STUDY/REFRESH/evidence.json.
 
-    Reads the published database if it was built with exactly this protocol; else (a study file by path, or
+    Reads the private build if it was made with exactly this protocol; else (a study file by path, or
     one changed since the build) its tables are built privately and thrown away afterwards.
 
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
-    if holds_study(workspace.database, study):
-        tables = read_study(workspace.database, study)
+    key = private_key(workspace)
+    if holds_study(workspace.private_database, study, key):
+        tables = read_study(workspace.private_database, study, key)
     else:
         with scratch_folder(workspace.private, "analyse-") as folder:
             target = folder / "private.duckdb"
             build(workspace, [study], target=target, progress=progress)
-            tables = read_study(target, study)
+            tables = read_study(target, study, key)
     evidence = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
     folder_of_study = workspace.evidence / study.name
     folder_of_refresh = folder_of_study / evidence.refresh.id
@@ -99,6 +103,9 @@ def make_evidence(
         curves=findings.curves,
         refused=findings.refused,
         warnings=findings.warnings(),
+        diagnostics=diagnose(p, cohort, findings),
+        safety=describe_safety(study, tables),
+        kinetics=describe_kinetics(study, tables),
         bias_autopsy=bias_autopsy(p, cohort, findings.estimates),
         protocol_lock=describe_lock(lock),
     )

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import jsonschema
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rwe.errors import EvidenceError
+from rwe.evidence.parts import BiasAutopsy, Diagnostics, Kinetics, LockSummary, Part, Safety
 
 SCHEMA_VERSION: Final = "1.2"
 SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
@@ -24,32 +25,57 @@ SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
 AnalysisKind = Literal[
     "naive_kaplan_meier",
     "naive_logrank",
+    "naive_permutation",
     "naive_cox",
+    "naive_firth",
+    "naive_rmst",
     "landmark_kaplan_meier",
     "landmark_logrank",
+    "landmark_permutation",
     "landmark_cox",
+    "landmark_firth",
+    "landmark_rmst",
+    "landmark_weighting",
+    "landmark_aiptw",
+    "landmark_competing_risks",
     "mantel_byar",
     "simon_makuch",
     "time_dependent_cox",
+    "time_dependent_firth",
+    "clone_censor_weight",
+    "sequential_trials",
+    "marginal_structural_model",
 ]
-Estimand = Literal["hazard_ratio", "chi_square", "median_days", "survival"]
-Groups = Literal["ever_started", "started_by_landmark", "started_so_far"]
+Estimand = Literal[
+    "hazard_ratio",
+    "chi_square",
+    "p_value",
+    "median_days",
+    "survival",
+    "survival_difference",
+    "survival_ratio",
+    "rmst_days",
+    "rmst_difference_days",
+    "cumulative_incidence",
+    "cause_specific_hazard_ratio",
+    "subdistribution_hazard_ratio",
+]
+Groups = Literal["ever_started", "started_by_landmark", "started_so_far", "follows_strategy"]
 """Who stands for a strategy: whoever ever starts (looks ahead: biased), whoever had started by the landmark,
-or whoever has started so far, patients changing groups on the day they start. None applies a grace period."""
+whoever has started so far, patients changing groups on the day they start, or everybody's copy that follows
+the strategy with its grace period from day 0."""
 
 
 def groups_of(analysis: AnalysisKind) -> Groups:
     """Who stands for the strategies in an analysis."""
     if analysis.startswith("naive_"):
         return "ever_started"
+    if analysis == "clone_censor_weight":
+        return "follows_strategy"
     return "started_by_landmark" if analysis.startswith("landmark_") else "started_so_far"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StudyIdentity(_Part):
+class StudyIdentity(Part):
     name: str
     version: str
     title: str
@@ -57,7 +83,7 @@ class StudyIdentity(_Part):
     protocol_sha256: str
 
 
-class CodelistEntry(_Part):
+class CodelistEntry(Part):
     codelist: str
     system: str
     code: str
@@ -68,7 +94,7 @@ class CodelistEntry(_Part):
     valid_to: date | None
 
 
-class Refresh(_Part):
+class Refresh(Part):
     id: str
     created_at: datetime
     data_cutoff: date | None = Field(description="Last day of recorded care in the data analysed.")
@@ -76,7 +102,7 @@ class Refresh(_Part):
     content_sha256: str = Field(description="Identity of the cohort tables analysed, over sorted rows.")
 
 
-class SiteSummary(_Part):
+class SiteSummary(Part):
     name: str
     patients: int = Field(description="Patients of this site in the analysed cohort.")
     resources: dict[str, int] = Field(description="Latest versions in the lake, by resource type.")
@@ -86,7 +112,7 @@ class SiteSummary(_Part):
     last_updated: datetime | None
 
 
-class RunSummary(_Part):
+class RunSummary(Part):
     site: str
     run: str
     route: str
@@ -94,14 +120,14 @@ class RunSummary(_Part):
     manifest_sha256: str
 
 
-class QualityFinding(_Part):
+class QualityFinding(Part):
     check: str
     severity: Literal["error", "warning"]
     rows: int
     message: str
 
 
-class Cohort(_Part):
+class Cohort(Part):
     """Counts by strategy: `ever started` for patients, by time-dependent exposure for days and events."""
 
     n: int
@@ -125,14 +151,14 @@ class Cohort(_Part):
     median_follow_up_days: float | None = Field(description="Reverse Kaplan-Meier.")
 
 
-class AttritionStep(_Part):
+class AttritionStep(Part):
     step: str
     n_before: int
     n_excluded: int
     n_after: int
 
 
-class BaselineRow(_Part):
+class BaselineRow(Part):
     """A covariate at index in one strategy. With a `level`, `mean` is the share of patients who have it."""
 
     variable: str
@@ -150,13 +176,13 @@ class BaselineRow(_Part):
     smd_after: float | None
 
 
-class Contrast(_Part):
+class Contrast(Part):
     strategy: str
     reference: str | None = Field(description="Null where the estimate is of one arm (a median).")
     groups: Groups = Field(description="Who stands for the strategies.")
 
 
-class Parameters(_Part):
+class Parameters(Part):
     """What pins an estimate down. Null where it does not apply."""
 
     landmark_day: int | None = None
@@ -169,16 +195,33 @@ class Parameters(_Part):
         default=None,
         description="Where the clock of a curve, a median or a survival starts: 0 or the landmark.",
     )
-    adjusted_for: list[str] = []
-    stratified_by: list[str] = []
+    adjusted_for: list[str] = Field(default=[])
+    stratified_by: list[str] = Field(default=[])
     status_after_start: Literal["follow", "freeze"] | None = Field(
         default=None,
         description="Disease status adjusted for: as it changes, or as on the day of the start.",
     )
     ties: str | None = None
+    compared_with: Literal["no_start_by_grace", "never"] | None = Field(
+        default=None, description="The control strategy of clone-censor-weight."
+    )
+    weight_model: str | None = Field(default=None, description="How weights were modelled.")
+    weight_for_loss: bool | None = None
+    truncate_percentile: float | None = None
+    replicates: int | None = Field(default=None, description="Of the bootstrap that gave the interval.")
+    salvage: Literal["apart", "counts_as_start"] | None = Field(
+        default=None, description="counts_as_start: a first start after progression counts, as sensitivity."
+    )
+    endpoint: Literal["progression_free_survival"] | None = Field(
+        default=None, description="Null: the protocol's outcome."
+    )
+    cause: str | None = Field(default=None, description="Of competing risks: the event in question.")
+    variant: str | None = Field(
+        default=None, description="A rule of the protocol that this estimate changes, as a sensitivity."
+    )
 
 
-class Coefficient(_Part):
+class Coefficient(Part):
     """One coefficient of a fitted model, on the log scale."""
 
     name: str
@@ -186,7 +229,7 @@ class Coefficient(_Part):
     se: float | None
 
 
-class Estimate(_Part):
+class Estimate(Part):
     analysis: AnalysisKind
     estimand: Estimand
     effect_type: Literal["conditional", "marginal"] | None
@@ -214,13 +257,13 @@ class Estimate(_Part):
         default=None, description="Expected events of a log-rank type test."
     )
     variance: float | None = Field(default=None, description="Variance of observed minus expected.")
-    coefficients: list[Coefficient] = []
+    coefficients: list[Coefficient] = Field(default=[])
     status: Literal["ok", "refused", "did_not_converge"]
     is_biased: bool
     warnings: list[str]
 
 
-class CurvePoint(_Part):
+class CurvePoint(Part):
     time_days: float
     survival: float | None
     ci_low: float | None
@@ -229,7 +272,7 @@ class CurvePoint(_Part):
     events: int
 
 
-class Curve(_Part):
+class Curve(Part):
     analysis: AnalysisKind
     strategy: str
     site: str | None
@@ -238,60 +281,12 @@ class Curve(_Part):
     points: list[CurvePoint]
 
 
-class Refusal(_Part):
+class Refusal(Part):
     analysis: str
     reason: str
 
 
-class AutopsyStep(_Part):
-    """One hazard ratio on the way from the naive analysis to the best one, and what changed from the step
-    before: a bias was removed, or another question is answered (the estimand changed)."""
-
-    step: Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted"]
-    label: str
-    change: Literal["naive", "bias_removed", "estimand_changed"]
-    words: str = Field(description="What changed, in a sentence.")
-    hazard_ratio: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    events: int
-    warnings: list[str]
-
-
-class BiasAutopsy(_Part):
-    """How many days the naive analysis gives to the treated in which nobody could die, and to whom."""
-
-    starters: int
-    immortal_days: float
-    share_of_treated_days: float | None = Field(
-        description="Of the days that the naive analysis counts as treated, how many were before the start."
-    )
-    days_q1: float | None
-    days_median: float | None
-    days_q3: float | None
-    days_by_site: dict[str, float]
-    starters_by_site: dict[str, int]
-    steps: list[AutopsyStep]
-
-
-class Amendment(_Part):
-    locked_at: datetime
-    version: str
-    protocol_sha256: str
-    reason: str | None
-
-
-class LockSummary(_Part):
-    """The protocol against its lock: what was planned before the outcome was seen."""
-
-    status: Literal["unlocked", "locked", "changed"]
-    registration: str | None
-    log: list[Amendment]
-    changed: list[str] = Field(description="Fields of the protocol that differ from the locked one.")
-
-
-class Evidence(_Part):
+class Evidence(Part):
     """One refresh of one study."""
 
     schema_version: Literal["1.2"]
@@ -311,11 +306,11 @@ class Evidence(_Part):
     curves: list[Curve]
     refused: list[Refusal]
     warnings: list[str]
-    diagnostics: dict[str, Any] | None = None
+    diagnostics: Diagnostics | None = None
     synthesis: dict[str, Any] | None = None
     history: dict[str, Any] | None = None
-    kinetics: dict[str, Any] | None = None
-    safety: dict[str, Any] | None = None
+    kinetics: Kinetics | None = None
+    safety: Safety | None = None
     bias_autopsy: BiasAutopsy | None = None
     protocol_lock: LockSummary | None = None
 

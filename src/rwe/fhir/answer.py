@@ -34,7 +34,7 @@ class Stream:
         self.date = _http_date(response.headers.get("Date"))
         self.url = response.url
 
-    def chunks(self, size: int = 1 << 16, *, decode: bool = True) -> Iterator[bytes]:
+    def chunks(self, size: int = 1 << 20, *, decode: bool = True) -> Iterator[bytes]:
         """The body in pieces, unpacked if `decode`. Raises BrokenAnswerError where it breaks off."""
         try:
             yield from self._response.raw.stream(size, decode_content=decode)
@@ -43,16 +43,19 @@ class Stream:
 
     def read(self, most: int = 512 * 1024 * 1024) -> bytes:
         """The whole body, unpacked. Raises SiteError beyond `most` bytes, BrokenAnswerError."""
-        body = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         for chunk in self.chunks():
-            body += chunk
-            if len(body) > most:
+            pieces.append(chunk)
+            size += len(chunk)
+            if size > most:
                 raise SiteError(
                     f"an answer is larger than {most >> 20} MiB",
                     where=self._where,
                     advice="set a smaller page_size",
                 )
-        return bytes(body).removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no JSON, but seen
+        # A byte order mark is no JSON, but seen. One piece is not copied.
+        return b"".join(pieces).removeprefix(b"\xef\xbb\xbf")
 
 
 def _http_date(text: str | None) -> datetime | None:

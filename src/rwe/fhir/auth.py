@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import requests
@@ -26,6 +26,9 @@ class Credential(Protocol):
 
     def renew(self, stale: str) -> bool:
         """After a 401 to the header `stale`: whether there is another one now."""
+
+    def missing_scopes(self, types: Iterable[str]) -> list[str]:
+        """Of the resource types, the scopes that were asked for and not granted."""
 
 
 class Exchange(Protocol):
@@ -70,6 +73,9 @@ class _Static:
             if self._header == stale:
                 self._header = self._read()
             return self._header != stale
+
+    def missing_scopes(self, types: Iterable[str]) -> list[str]:  # noqa: ARG002
+        return []  # nothing is granted by name
 
 
 def credential_for(name: str, site: Site, exchange: Exchange) -> Credential | None:

@@ -10,20 +10,21 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
-from rwe.crypt import SUFFIX, Cipher, OtherKeyError, place
+from rwe.crypt import SUFFIX, Cipher, OtherKeyError, SealingWriter, place
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 _NEWLINE, _BLANK = 10, 32
-_TAIL = 4096
+_HEAD, _TAIL = 64, 4096
 
 
 class IncompleteFileError(Exception):
@@ -54,8 +55,9 @@ class _LineCounter:
     def feed(self, data: bytes) -> None:
         if not data:
             return
-        if not self.first:
-            self.first = data[:64]
+        if len(self.first) < _HEAD:
+            self.first += data[: _HEAD - len(self.first)]
+        if not self.last:
             self.blank = data[0] <= _BLANK
         elif self.last == b"\n" and data[0] <= _BLANK:
             self.blank = True
@@ -113,6 +115,59 @@ class _Disk:
         self.crc32 = zlib.crc32(chunk, self.crc32)
 
 
+class _Intake:
+    """Takes a file's chunks in order: to the disk, encrypted where there is a key, unpacked for counting."""
+
+    def __init__(self, disk: _Disk, sealing: SealingWriter | None) -> None:
+        self._disk, self._sealing = disk, sealing
+        self._unpacker: _Unpacker | None = None
+        self._first: bytes | None = b""
+        self.counter = _LineCounter()
+
+    @property
+    def is_packed(self) -> bool:
+        return self._unpacker is not None
+
+    def take(self, chunk: bytes) -> None:
+        if self._first is not None:
+            chunk = self._first + chunk
+            if len(chunk) < len(_GZIP):  # too short to tell what it is
+                self._first = chunk
+                return
+            self._first = None
+            self._unpacker = _Unpacker() if chunk.startswith(_GZIP) else None
+        self._put(chunk)
+
+    def _put(self, chunk: bytes) -> None:
+        (self._sealing or self._disk).write(chunk)
+        for data in self._unpacker.feed(chunk) if self._unpacker else (chunk,):
+            self.counter.feed(data)
+
+    def finish(self) -> None:
+        """Raises IncompleteFileError where compressed data ends too early."""
+        if self._first:
+            self._put(self._first)
+        if self._sealing:
+            self._sealing.finish()
+        if self._unpacker and not self._unpacker.is_complete:
+            raise IncompleteFileError("its compressed data ends too early")
+
+
+def _take_beside(chunks: Iterable[bytes], take: Callable[[bytes], None]) -> None:
+    """Take each chunk while the next one comes: disk, checksum and count leave Python's lock to the socket.
+
+    Never more than two chunks are held.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="store") as beside:
+        taking: Future[None] | None = None
+        for chunk in chunks:
+            if taking is not None:
+                taking.result()
+            taking = beside.submit(take, chunk)
+        if taking is not None:
+            taking.result()
+
+
 def store(
     chunks: Iterable[bytes], path: Path, *, expected: int | None, cipher: Cipher | None = None
 ) -> Stored:
@@ -123,30 +178,20 @@ def store(
     `.enc`. Raises IncompleteFileError if the count differs, the file is cut short, or it does not begin as
     NDJSON does; OSError.
     """
-    counter, unpacker, first = _LineCounter(), cast("_Unpacker | None", None), True
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb", buffering=0) as f:
         disk = _Disk(f)
-        sealing = cipher.writer(disk, place(path)) if cipher else None
-        for chunk in chunks:
-            if not chunk:
-                continue
-            if first:
-                unpacker, first = (_Unpacker() if chunk.startswith(_GZIP) else None), False
-            (sealing or disk).write(chunk)
-            for data in unpacker.feed(chunk) if unpacker else (chunk,):
-                counter.feed(data)
-        if sealing:
-            sealing.finish()
-    if unpacker and not unpacker.is_complete:
-        raise IncompleteFileError("its compressed data ends too early")
+        intake = _Intake(disk, cipher.writer(disk, place(path)) if cipher else None)
+        _take_beside(chunks, intake.take)
+        intake.finish()
+    counter = intake.counter
     beginning = counter.first.removeprefix(_BOM).lstrip()
     if beginning and not beginning.startswith(b"{"):
         raise IncompleteFileError("it is no NDJSON")
     lines = sum(1 for _ in read_lines(path, cipher)) if counter.blank else counter.lines
     if expected is not None and lines != expected:
         raise IncompleteFileError(f"it has {lines} resources, and the manifest says {expected}")
-    _check_end(counter, unpacker is not None)
+    _check_end(counter, intake.is_packed)
     return Stored(lines, disk.size, disk.crc32)
 
 

@@ -6,10 +6,10 @@ msgspec cuts entries out of a page without decoding them: a decimal stays `7.10`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal
 
 import msgspec
 
@@ -35,13 +35,6 @@ class _Reference(_Loose, frozen=True, gc=False):
 
 
 class _Meta(_Loose, frozen=True, gc=False):
-    last_updated: datetime | None = msgspec.field(default=None, name="lastUpdated")
-    tag: list[_Coding] | None = None
-
-
-class _OddMeta(_Loose, frozen=True, gc=False):
-    """Of a server whose instants are not as RFC 3339 has them."""
-
     last_updated: str | None = msgspec.field(default=None, name="lastUpdated")
     tag: list[_Coding] | None = None
 
@@ -53,10 +46,6 @@ class _Head(_Loose, frozen=True, gc=False):
     subject: _Reference | None = None
     patient: _Reference | None = None
     medication_reference: _Reference | None = msgspec.field(default=None, name="medicationReference")
-
-
-class _OddHead(_Head, frozen=True, gc=False):
-    meta: _OddMeta | None = None  # type: ignore[assignment]
 
 
 class _Coded(_Loose, frozen=True, gc=False):
@@ -85,7 +74,7 @@ class _RawEntry(_Loose, frozen=True, gc=False):
 class _RawBundle(_Loose, frozen=True, gc=False):
     type: str = msgspec.field(name="resourceType")
     bundle_type: str | None = msgspec.field(default=None, name="type")
-    meta: _OddMeta | None = None
+    meta: _Meta | None = None
     link: list[_Link] | None = None
     entry: list[_RawEntry] | None = None
 
@@ -99,7 +88,6 @@ class _HeadBundle(_Loose, frozen=True, gc=False):
 
 
 _HEAD = msgspec.json.Decoder(_Head)
-_ODD_HEAD = msgspec.json.Decoder(_OddHead)
 _CODED = msgspec.json.Decoder(_Coded)
 _TYPE_ONLY = msgspec.json.Decoder(_TypeOnly)
 _BUNDLE = msgspec.json.Decoder(_RawBundle)
@@ -108,29 +96,49 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Codes = frozenset[tuple[str | None, str | None]]
 _NO_CODES: Codes = frozenset()
+_NOTHING = (b"", b"null")
 
 
 class NotAResourceError(ValueError):
     """The bytes are no JSON object with a resourceType. Carries no content."""
 
 
-class Resource(
-    msgspec.Struct, frozen=True, gc=False
-):  # made a million times a night: cheaper than a dataclass
+class Resource(msgspec.Struct, frozen=True, gc=False):  # a million a night: cheaper than a dataclass
     """A resource: its bytes as served, and what the connector reads of it.
 
-    `patient` is the id in `subject` or `patient` if that refers to a Patient; `medication` likewise for
-    `medicationReference`; `codes` are the (system, code) pairs of `code` and `medicationCodeableConcept`.
+    `updated` is the text of `meta.lastUpdated`. `patient` is the id in `subject` or `patient` if that refers
+    to a Patient; `medication` likewise for `medicationReference`. `known_codes` are for one that is kept
+    without its bytes: see `codes`.
     """
 
     type: str
     raw: bytes
     id: str | None = None
-    last_updated: datetime | None = None
+    updated: str | None = None
     patient: str | None = None
     medication: str | None = None
-    codes: frozenset[tuple[str | None, str | None]] = frozenset()
+    known_codes: Codes | None = None
     is_subsetted: bool = False
+
+    @property
+    def last_updated(self) -> datetime | None:
+        """`meta.lastUpdated`, aware; None where it is absent or no instant."""
+        return parse_instant(self.updated)
+
+    @property
+    def codes(self) -> Codes:
+        """The (system, code) pairs of `code` and `medicationCodeableConcept`, read when asked for.
+
+        None where a field that the connector reads has an unexpected shape.
+        """
+        if self.known_codes is not None or not self.raw:
+            return self.known_codes or _NO_CODES
+        try:
+            coded = _CODED.decode(self.raw)
+        except _UNREADABLE:
+            return _NO_CODES
+        codings = [c.coding for c in (coded.code, coded.medication_concept) if c is not None and c.coding]
+        return frozenset([(c.system, c.code) for coding in codings for c in coding])
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -142,12 +150,36 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A Bundle cut into its entries. Entries without a resource (deletions, requests) are left out."""
+    """A Bundle cut into its entries. Those without a resource (deletions, requests) are left out."""
 
     type: str | None
-    entries: tuple[Entry, ...]
     links: tuple[tuple[str, str], ...]
     last_updated: str | None
+    _parts: list[_RawEntry]
+    _heads: list[_Head | None]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries, their resources unread."""
+        return [
+            Entry(raw, part.search.mode if part.search else None)
+            for part in self._parts
+            if (raw := bytes(part.resource)) not in _NOTHING
+        ]
+
+    def read(self) -> list[tuple[Resource | None, str | None]]:
+        """The resource of each entry, None where it is none, and its `search.mode`."""
+        found: list[tuple[Resource | None, str | None]] = []
+        for part, head in zip(self._parts, self._heads, strict=True):
+            raw = bytes(part.resource)
+            if raw in _NOTHING:
+                continue
+            try:
+                resource = _resource(head, raw) if head else read_resource(raw)
+            except NotAResourceError:
+                resource = None
+            found.append((resource, part.search.mode if part.search else None))
+        return found
 
     def link(self, relation: str) -> str | None:
         return next((url for name, url in self.links if name == relation), None)
@@ -160,70 +192,73 @@ def read_resource(raw: bytes) -> Resource:
     """
     try:
         head = _HEAD.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Resource(type=_checked(read_type(raw)), raw=raw)
-    meta, medication = head.meta, head.medication_reference
-    return Resource(
-        type=_checked(head.type),
-        raw=raw,
-        id=head.id,
-        last_updated=parse_instant(meta.last_updated) if meta else None,
-        patient=_refers(head.subject, "Patient") or _refers(head.patient, "Patient"),
-        medication=_refers(medication, "Medication"),
-        codes=_codes(head),
-        is_subsetted=bool(meta and meta.tag and any(t.code == "SUBSETTED" for t in meta.tag)),
-    )
+    except _UNREADABLE:
+        return Resource(_checked(read_type(raw)), raw, known_codes=_NO_CODES)
+    return _resource(head, raw)
 
 
-_NO_CODES: frozenset[tuple[str | None, str | None]] = frozenset()
-
-
-def _refers(reference: _Reference | None, resource_type: str) -> str | None:
-    text = reference.reference if reference else None
-    return reference_id(text, resource_type) if text else None
-
-
-def _codes(head: _Head) -> frozenset[tuple[str | None, str | None]]:
-    if head.code is None and head.medication_concept is None:
-        return _NO_CODES
-    concepts = (head.code, head.medication_concept)
-    return frozenset((c.system, c.code) for concept in concepts if concept for c in concept.coding or ())
+def _resource(head: _Head, raw: bytes) -> Resource:
+    meta, subject, patient, medication = head.meta, head.subject, head.patient, head.medication_reference
+    updated = whose = which = None
+    is_subsetted = False
+    if meta:
+        updated = meta.last_updated
+        if meta.tag:
+            is_subsetted = any(t.code == "SUBSETTED" for t in meta.tag)
+    if subject and subject.reference:
+        whose = reference_id(subject.reference, "Patient")
+    if patient and patient.reference and whose is None:
+        whose = reference_id(patient.reference, "Patient")
+    if medication and medication.reference:
+        which = reference_id(medication.reference, "Medication")
+    return Resource(_checked(head.type), raw, head.id, updated, whose, which, None, is_subsetted)
 
 
 def read_type(raw: bytes) -> str:
     """The resourceType of a JSON object. Raises NotAResourceError."""
     try:
         return _TYPE_ONLY.decode(raw).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         raise NotAResourceError("no JSON object with a resourceType") from None
 
 
+@lru_cache(maxsize=256)
 def _checked(resource_type: str) -> str:
     if not RESOURCE_TYPE.fullmatch(resource_type):
         raise NotAResourceError("the resourceType is not made of letters")
     return resource_type
 
 
-def read_bundle(raw: bytes) -> Bundle:
-    """Cut a Bundle into entries. Raises NotAResourceError if it is none, or not shaped as one."""
+def read_bundle(raw: bytes, *, with_heads: bool = False) -> Bundle:
+    """Cut a Bundle into entries. Raises NotAResourceError if it is none, or not shaped as one.
+
+    `with_heads` makes the entries quicker to read: where all of them will be.
+    """
     try:
         bundle = _BUNDLE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         raise NotAResourceError("no Bundle") from None
     if bundle.type != "Bundle":
         raise NotAResourceError("no Bundle")
+    parts = bundle.entry or []
     return Bundle(
         type=bundle.bundle_type,
-        entries=tuple(
-            Entry(raw, entry.search.mode if entry.search else None)
-            for entry in bundle.entry or ()
-            if (raw := bytes(entry.resource)) not in (b"", b"null")
-        ),
         links=tuple((link.relation, link.url) for link in bundle.link or () if link.relation and link.url),
         last_updated=bundle.meta.last_updated if bundle.meta else None,
+        _parts=parts,
+        _heads=_heads(raw, len(parts)) if with_heads else [None] * len(parts),
     )
 
 
+def _heads(raw: bytes, count: int) -> list[_Head | None]:
+    """The heads of a Bundle's resources in one go; None for all where one of them has an odd shape."""
+    try:
+        return [entry.resource for entry in _HEADS.decode(raw).entry or ()]
+    except _UNREADABLE:
+        return [None] * count
+
+
+@lru_cache(maxsize=4096)  # patients and Medications come again and again
 def reference_id(reference: str, resource_type: str) -> str | None:
     """The id in a literal reference (relative, absolute or versioned) to that type, else None."""
     found = _REFERENCE.search(reference)
@@ -239,3 +274,13 @@ def parse_instant(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return instant if instant.tzinfo else None
+
+
+def latest_update(resources: Iterable[Resource]) -> datetime | None:
+    """The latest `meta.lastUpdated` of some resources, aware; None where none of them has one."""
+    texts = [r.updated for r in resources if r.updated]
+    # Of texts of one length and zone the greatest is the latest: one is parsed, and no zones are compared.
+    zones = {t[-1] if t[-1] == "Z" else t[-6:] for t in texts}
+    if len(zones) == 1 and len(set(map(len, texts))) == 1 and (newest := parse_instant(max(texts))):
+        return newest
+    return max((at for t in texts if (at := parse_instant(t))), default=None)

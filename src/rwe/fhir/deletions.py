@@ -21,7 +21,7 @@ from rwe.fhir.bundle import parse_instant, reference_id
 from rwe.fhir.client import FhirClient
 
 Source = Literal["export", "history", "reconcile", "read"]
-_NO_HISTORY = frozenset({400, 403, 404, 405, 422, 501})
+_NO_HISTORY = frozenset({400, 403, 404, 405, 410, 422, 501})
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def changes_since(
     """What `TYPE/_history` says changed since; None where it cannot be read, or is too long to be read.
 
     The history is that of the whole hospital: beyond `most_pages` it costs more than listing the ids of a
-    cohort. A change without an instant is left to that listing as well. Raises SiteError.
+    cohort; so does one whose pages expire. A change without an instant is left to that listing as well.
+    Raises SiteError.
     """
     query = urlencode({"_since": since.isoformat(timespec="milliseconds"), "_count": page_size})
     url = f"{client.base_url}/{resource_type}/_history?{query}"

@@ -22,6 +22,14 @@ class BrokenAnswerError(SiteError):
     """The answer began and broke off; asking again may help."""
 
 
+class NoAnswerError(SiteError):
+    """No answer came; asking again may help."""
+
+
+class PagingError(SiteError):
+    """A search broke off between its pages: a next link expired or led back. Begun anew it may succeed."""
+
+
 def refusal(status: int, where: str) -> RefusedError:
     """The error for an answer with a status of 400 or more."""
     advice = {
@@ -55,12 +63,12 @@ def unreachable(error: requests.RequestException, where: str, timeout_seconds: f
     is_refused = any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in found)
     timeouts = requests.exceptions.Timeout | urllib3.exceptions.TimeoutError
     if not is_refused and any(isinstance(c, timeouts) for c in found):
-        return SiteError(
+        return NoAnswerError(
             f"no answer from the server within {timeout_seconds:g} seconds",
             where=where,
             advice="try later, or set a longer timeout_seconds",
         )
-    return SiteError(
+    return NoAnswerError(
         "no answer from the server", where=where, advice="check that it runs and that base_url is right"
     )
 

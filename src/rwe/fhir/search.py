@@ -20,15 +20,16 @@ from rwe.fhir.bundle import (
     Resource,
     parse_instant,
     read_bundle,
-    read_resource,
     read_type,
 )
-from rwe.fhir.client import Answer, FhirClient
+from rwe.fhir.client import Answer, FhirClient, RefusedError
+from rwe.fhir.failures import PagingError
 
 #: Longer addresses are refused by servers and proxies on the way (HAPI: 400 in HTML); they go by POST.
 LONGEST_ADDRESS = 1_800
 _NO_POST = frozenset({404, 405, 415, 501})
 _NO_GET = frozenset({405, 414, 431})
+_GONE = frozenset({404, 410})
 _ATTEMPTS = 3
 _ALIASES = {"patient": {"patient", "subject"}, "subject": {"patient", "subject"}}
 
@@ -94,7 +95,7 @@ def search(
     on_page: Callable[[Page], None],
     ids_only: bool = False,
 ) -> SearchSummary:
-    """Search a type and hand each page on as it arrives; no more than one page is held.
+    """Search a type and hand each page on as it arrives, in order, in another thread; two are held at most.
 
     Entries with `search.mode=outcome` and resources tagged SUBSETTED never are versions of a resource and
     are left out; with `ids_only` the latter are what is asked for, and kept. Raises SiteError where the
@@ -105,37 +106,69 @@ def search(
     ignored = ignored_parameters(bundle, parameters)
     clock = _clock(answer, bundle)
     seen = {_digest(answer.url)}
-    pages = resources = subsetted = malformed = 0
-    # The next page travels while this one is cut and landed: half the time is the server's.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-page") as ahead:
+    intake = _Intake(on_page, ignored, ids_only)
+    # While a page is cut and landed the next one is asked for: half the time is the server's. The landing has
+    # the thread of its own: it gets Python's lock when the request is out, and not before.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="landing") as beside:
         while True:
             url = _next(client, resource_type, bundle, seen)
-            coming = None if url is None else ahead.submit(_read, client, resource_type, url)
-            found, partial, broken = _split(bundle, ids_only)
-            pages += 1
-            resources += len(found)
-            subsetted += partial
-            malformed += broken
-            on_page(Page(pages, found, ignored))
-            if coming is None:
-                return SearchSummary(pages, resources, subsetted, malformed, clock, ignored)
-            answer, bundle = coming.result()
+            taken = beside.submit(intake.take, bundle)
+            try:
+                if url is None:
+                    break
+                answer, bundle = _read(client, resource_type, url)
+            except RefusedError as e:
+                raise _expired(e) if e.status in _GONE else e from None
+            finally:
+                taken.result()
+    return intake.summary(clock)
+
+
+class _Intake:
+    """Cuts pages and hands them on, one after the other, and counts what it saw."""
+
+    def __init__(self, on_page: Callable[[Page], None], ignored: frozenset[str], ids_only: bool) -> None:
+        self._on_page, self._ignored, self._ids_only = on_page, ignored, ids_only
+        self._pages = self._resources = self._subsetted = self._malformed = 0
+
+    def take(self, bundle: Bundle) -> None:
+        found, subsetted, malformed = _split(bundle, self._ids_only)
+        self._pages += 1
+        self._resources += len(found)
+        self._subsetted += subsetted
+        self._malformed += malformed
+        self._on_page(Page(self._pages, found, self._ignored))
+
+    def summary(self, clock: datetime | None) -> SearchSummary:
+        counts = self._pages, self._resources, self._subsetted, self._malformed
+        return SearchSummary(*counts, clock, self._ignored)
 
 
 def _next(client: FhirClient, resource_type: str, bundle: Bundle, seen: set[bytes]) -> str | None:
-    """The address of the next page, None after the last. A page already read is an error, not a loop."""
+    """The address of the next page, None after the last. A page already read is an error, not a loop.
+
+    Where an answer was the page before once more, its link has been followed before, and nothing else tells.
+    """
     link = bundle.link("next")
     if link is None:
         return None
     url = client.address(link, resource_type)
     if _digest(url) in seen:
-        raise client.error(
+        raise PagingError(
             "the server's next link leads back to a page already read",
-            resource_type,
+            where=f"site {client.name}, {resource_type}",
             advice="try another page_size, and report it to the server's maker",
         )
     seen.add(_digest(url))
     return url
+
+
+def _expired(refused: RefusedError) -> PagingError:
+    return PagingError(
+        f"the server gave a page and no more the next one: status {refused.status}",
+        where=refused.where,
+        advice="try again, with a larger page_size",
+    )
 
 
 def first_page(client: FhirClient, resource_type: str, query: Parameters) -> tuple[Answer, Bundle]:
@@ -172,9 +205,9 @@ def _read(
             raise _RefusedError
         try:
             answer.body.decode("utf-8")
-            return answer, read_bundle(answer.body)
+            return answer, read_bundle(answer.body, with_heads=True)
         except (UnicodeDecodeError, NotAResourceError):
-            if attempt < _ATTEMPTS and _may_be_cut(answer.body):
+            if attempt < _ATTEMPTS and _may_pass(answer.body):
                 client.pause(attempt)
                 continue
             break
@@ -182,9 +215,16 @@ def _read(
     raise client.error(what, resource_type, advice=advice)
 
 
-def _may_be_cut(body: bytes) -> bool:
-    """Half a body under status 200 happens; asking again helps. A login page stays one."""
-    return not body.lstrip().startswith(b"<") and not body.rstrip().endswith(b"}")
+def _may_pass(body: bytes) -> bool:
+    """Half a body under status 200 happens, and a page of the proxy on the way; asking again helps.
+
+    A login page stays one, at the price of two requests.
+    """
+    try:
+        read_type(body)
+    except NotAResourceError:
+        return True
+    return False
 
 
 def describe_non_fhir(body: bytes) -> tuple[str, str]:
@@ -216,18 +256,15 @@ def describe_non_fhir(body: bytes) -> tuple[str, str]:
 def _split(bundle: Bundle, ids_only: bool) -> tuple[tuple[Found, ...], int, int]:
     found: list[Found] = []
     subsetted = malformed = 0
-    for entry in bundle.entries:
-        if entry.mode == "outcome":
+    for resource, mode in bundle.read():
+        if mode == "outcome":
             continue
-        try:
-            resource = read_resource(entry.raw)
-        except NotAResourceError:
+        if resource is None:
             malformed += 1
-            continue
-        if resource.is_subsetted and not ids_only:
+        elif resource.is_subsetted and not ids_only:
             subsetted += 1
         else:
-            found.append(Found(resource, entry.mode != "include"))
+            found.append(Found(resource, mode != "include"))
     return tuple(found), subsetted, malformed
 
 

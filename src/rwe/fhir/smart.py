@@ -9,8 +9,9 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import jwt
@@ -19,7 +20,7 @@ import msgspec
 from rwe.errors import SiteError
 from rwe.fhir.answer import Answer
 from rwe.fhir.auth import Exchange
-from rwe.fhir.failures import BrokenAnswerError
+from rwe.fhir.failures import BrokenAnswerError, NoAnswerError
 from rwe.fhir.keys import site_keys
 from rwe.site_settings import SmartAuth
 
@@ -28,6 +29,7 @@ ASSERTION_SECONDS = 240
 #: A token is renewed so long before it expires (or a quarter of its life, if that is shorter).
 MARGIN_SECONDS = 30.0
 
+_T = TypeVar("_T")
 _LABEL = "SMART"
 _WELL_KNOWN = ".well-known/smart-configuration"
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -36,6 +38,7 @@ _SKEW_SECONDS = 30.0
 _ATTEMPTS = 3
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _SCOPE = re.compile(r"system/(\*|[A-Za-z]+)\.(read|write|\*|c?r?u?d?s?)")
+_IS_TOKEN = re.compile(r"[\x21-\x7e]+").fullmatch
 _LETTERS = {"read": "rs", "write": "cud", "*": "cruds"}
 _REGISTER = "register the keys of `rwe sites jwks` with the hospital, and check client_id, kid and audience"
 #: RFC 6749, 5.2: the codes a server may give, and what to do. Its free text is not passed on.
@@ -80,11 +83,32 @@ class _RefusedAssertionError(Exception):
 
 def discover(exchange: Exchange) -> SmartConfiguration | None:
     """What the server says about SMART, or None where it says nothing. Raises SiteError if unreachable."""
-    answer = exchange.exchange(_LABEL, f"{exchange.base_url}/{_WELL_KNOWN}")
+    url = f"{exchange.base_url}/{_WELL_KNOWN}"
+    for attempt in range(1, _ATTEMPTS + 1):
+        answer = _asked(exchange, url, is_last=attempt == _ATTEMPTS)
+        found = _decoded(answer, SmartConfiguration) if answer else None
+        if found or (answer and answer.status != 200 and answer.status not in _BUSY):
+            return found
+        if attempt < _ATTEMPTS:
+            time.sleep(0.3 * attempt)
+    return None
+
+
+def _asked(exchange: Exchange, url: str, form: str | None = None, *, is_last: bool) -> Answer | None:
+    """The answer; None where none came, or half of one, and it is worth asking again."""
+    try:
+        return exchange.exchange(_LABEL, url, form)
+    except (BrokenAnswerError, NoAnswerError):
+        if is_last:
+            raise
+        return None
+
+
+def _decoded(answer: Answer, kind: type[_T]) -> _T | None:
     if answer.status != 200:
         return None
     try:
-        return msgspec.json.decode(answer.body, type=SmartConfiguration)
+        return msgspec.json.decode(answer.body, type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -102,6 +126,24 @@ def _covers(granted: str, asked: str) -> bool:
     return mine[1] in ("*", wanted[1]) and bool(letters[1]) and letters[1] <= letters[0]
 
 
+def spread_scopes(asked: Sequence[str], granted: Sequence[str], types: Iterable[str]) -> list[str]:
+    """What is missing of `system/*` where a server grants type by type: one scope a type of `types`."""
+    found: dict[str, None] = {}
+    for scope in missing_scopes(asked, granted):
+        match = _SCOPE.fullmatch(scope)
+        if match is not None and match[1] == "*":
+            found.update(dict.fromkeys(missing_scopes([f"system/{t}.{match[2]}" for t in types], granted)))
+    return list(found)
+
+
+def _is_spread(asked: str, granted: Sequence[str]) -> bool:
+    """Whether `asked` is meant for all types, and some type is granted it."""
+    match = _SCOPE.fullmatch(asked)
+    if match is None or match[1] != "*":
+        return False
+    return any((g := _SCOPE.fullmatch(one)) and _covers(one, f"system/{g[1]}.{match[2]}") for one in granted)
+
+
 class SmartCredential:
     """A token, fetched when first needed, renewed before it expires and when the server refuses it."""
 
@@ -114,6 +156,7 @@ class SmartCredential:
         self._header, self._renew_at = "", 0.0
         self._endpoint: str | None = None
         self._skew_seconds = 0.0
+        self._granted: tuple[str, ...] = tuple(auth.scopes)
 
     def header(self) -> str:
         """`Bearer …`. Raises SiteError where no token can be had."""
@@ -128,6 +171,14 @@ class SmartCredential:
             if self._header == stale:
                 self._fetch()
             return self._header != stale
+
+    def missing_scopes(self, types: Iterable[str]) -> list[str]:
+        """For `system/*` asked for and granted type by type: the scopes of `types` that were not granted.
+
+        Raises SiteError where no token can be had.
+        """
+        self.header()
+        return spread_scopes(self._auth.scopes, self._granted, types)
 
     @property
     def token_endpoint(self) -> str:
@@ -166,7 +217,9 @@ class SmartCredential:
                 self._skew_seconds = before
                 raise again.error from None
         if token.scope is not None:
-            lacking = missing_scopes(self._auth.scopes, token.scope.split())
+            self._granted = tuple(token.scope.split())
+            lacking = missing_scopes(self._auth.scopes, self._granted)
+            lacking = [s for s in lacking if not _is_spread(s, self._granted)]
             if lacking:
                 raise self._error(
                     f"the server does not grant the scope {', '.join(lacking)}",
@@ -181,21 +234,18 @@ class SmartCredential:
         for attempt in range(1, _ATTEMPTS + 1):
             asked_at = self._clock()
             answer = self._post(is_last=attempt == _ATTEMPTS)
-            if attempt == _ATTEMPTS or (answer is not None and answer.status not in _BUSY):
+            if answer and answer.status >= 400 and answer.status not in _BUSY:
+                raise self._refusal(answer)
+            token = _decoded(answer, _Token) if answer else None
+            if token and (token.token_type or "bearer").lower() == "bearer" and _IS_TOKEN(token.access_token):
+                return token, asked_at
+            if token:
                 break
-            time.sleep(0.3 * attempt)
-        if answer is None:
-            raise AssertionError("the last attempt answers or raises")  # pragma: no cover
-        if answer.status >= 400:
+            if attempt < _ATTEMPTS:
+                time.sleep(0.3 * attempt)
+        if answer and answer.status >= 400:
             raise self._refusal(answer)
-        try:
-            token = msgspec.json.decode(answer.body, type=_Token, strict=False)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            token = _Token("")
-        is_bearer = (token.token_type or "bearer").lower() == "bearer"
-        if not is_bearer or not re.fullmatch(r"[\x21-\x7e]+", token.access_token):
-            raise self._error("the token endpoint answers without a bearer token", "check auth.token_url")
-        return token, asked_at
+        raise self._error("the token endpoint answers without a bearer token", "check auth.token_url")
 
     def _post(self, *, is_last: bool) -> Answer | None:
         form = {
@@ -204,12 +254,7 @@ class SmartCredential:
             "client_assertion_type": _ASSERTION_TYPE,
             "client_assertion": self._assertion(),
         }
-        try:
-            return self._exchange.exchange(_LABEL, self.token_endpoint, urlencode(form))
-        except BrokenAnswerError:
-            if is_last:
-                raise
-            return None
+        return _asked(self._exchange, self.token_endpoint, urlencode(form), is_last=is_last)
 
     def _assertion(self) -> str:
         client = self._auth.client_id

@@ -19,13 +19,15 @@ def open_duckdb(
     *,
     cipher: Cipher | None = None,
     places: Mapping[Path, Path] = MappingProxyType({}),
+    memory_limit: str | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to `database`, else one in memory, that spills into the private folder `temporary` only.
 
     By default DuckDB spills into `.tmp` of the current folder, or beside the database, and fetches an
     extension from the internet when a query could use one. With a cipher, encrypted files can be read and
     written (`rwe.lake.sealed.attach`, with `places`), and a connection in memory spills encrypted: that takes
-    the httpfs extension as a wheel, without which it does not spill at all.
+    the httpfs extension as a wheel, without which it does not spill at all. `memory_limit`, such as `2GB`, is
+    how much memory it takes before that; unset, it is DuckDB's own limit.
     """
     connection = duckdb.connect(
         str(database) if database else ":memory:",
@@ -35,6 +37,8 @@ def open_duckdb(
             "autoload_known_extensions": False,
         },
     )
+    if memory_limit:
+        connection.execute("set memory_limit = ?", [memory_limit])
     attach(connection, cipher, places)
     if cipher and database is None:
         _encrypt_spill(connection)

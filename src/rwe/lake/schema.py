@@ -1,263 +1,37 @@
-"""What enters the lake: the allow-list, type by type.
+"""What enters the lake: the columns of each type, the allow-list on its other side.
 
-First what is read of a resource (`…In`, FHIR R4 names; whatever is not named here is never looked at), then
-the columns it becomes (`LAKE_TABLES`). No name, address, identifier, narrative or note is named here, so none
-can enter. `rows.py` turns the one into the other. What is coded by a value set that R4 requires enters only
-as one of its codes. Texts and displays of concepts stay in the lake: no table that is published holds them.
+`elements.py` says what is read of a resource; these are the columns it becomes. What is coded by a value set
+that R4 requires (`value_sets.py`) enters only as one of its codes. Texts and displays of concepts stay in the
+lake: no table that is published holds them, but for those that enough patients share.
 """
-
-# ruff: noqa: N815 - the fields have the names that FHIR gives them.
 
 from __future__ import annotations
 
 import re
 
-import msgspec
+from rwe.lake.elements import RESOURCES, CodingIn, ConsentIn, MetaIn, ResourceIn, TombstoneIn
+
+__all__ = [
+    "CONTENT_HASH",
+    "LAKE_TABLES",
+    "LAKE_VERSION",
+    "QUARANTINE_COLUMNS",
+    "RESOURCES",
+    "TOMBSTONE_COLUMNS",
+    "VERSION_ORDER",
+    "CodingIn",
+    "ConsentIn",
+    "MetaIn",
+    "ResourceIn",
+    "TombstoneIn",
+    "table_name",
+]
 
 #: Rises when a column or its meaning changes: runs brought in under another number are brought in again.
 LAKE_VERSION = 4
 
 #: From the oldest version of a resource to the latest.
 VERSION_ORDER = ("updated_at", "version_number", "landed_at", "run", "line")
-
-
-class CodingIn(msgspec.Struct):
-    system: str | None = None
-    version: str | None = None
-    code: str | None = None
-    display: str | None = None
-
-
-class ConceptIn(msgspec.Struct):
-    coding: list[CodingIn] | None = None
-    text: str | None = None
-
-
-class ReferenceIn(msgspec.Struct):
-    """Its display is never read: it is free text, and names people ("DRUG for NAME")."""
-
-    reference: str | None = None
-
-
-class PeriodIn(msgspec.Struct):
-    start: str | None = None
-    end: str | None = None
-
-
-class QuantityIn(msgspec.Struct):
-    value: float | None = None
-    comparator: str | None = None
-    unit: str | None = None
-    system: str | None = None
-    code: str | None = None
-
-
-class MetaIn(msgspec.Struct):
-    versionId: str | None = None
-    lastUpdated: str | None = None
-    security: list[CodingIn] | None = None
-    tag: list[CodingIn] | None = None
-
-
-class PartIn(msgspec.Struct, kw_only=True):
-    """A part of a resource that may say: do not read me as you would."""
-
-    modifierExtension: list[msgspec.Raw] | None = None
-
-
-class ContainedIn(PartIn, kw_only=True):
-    resourceType: str | None = None
-    id: str | None = None
-    implicitRules: str | None = None
-    code: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class ResourceIn(PartIn, kw_only=True):
-    resourceType: str
-    id: str | None = None
-    meta: MetaIn | None = None
-    implicitRules: str | None = None
-
-
-class LinkIn(PartIn, kw_only=True):
-    other: ReferenceIn | None = None
-    type: str | None = None
-
-
-class PatientIn(ResourceIn, kw_only=True):
-    link: list[LinkIn] | None = None
-    gender: str | None = None
-    birthDate: str | None = None
-    deceasedBoolean: bool | None = None
-    deceasedDateTime: str | None = None
-
-
-class MedicatedIn(ResourceIn, kw_only=True):
-    """The four resources that say that a patient had a medication."""
-
-    status: str | None = None
-    subject: ReferenceIn | None = None
-    medicationCodeableConcept: ConceptIn | None = None
-    medicationReference: ReferenceIn | None = None
-    contained: list[ContainedIn] | None = None
-
-
-class AdministeredIn(PartIn, kw_only=True):
-    dose: QuantityIn | None = None
-
-
-class MedicationAdministrationIn(MedicatedIn, kw_only=True):
-    effectiveDateTime: str | None = None
-    effectivePeriod: PeriodIn | None = None
-    dosage: AdministeredIn | None = None
-
-
-class MedicationRequestIn(MedicatedIn, kw_only=True):
-    intent: str | None = None
-    doNotPerform: bool | None = None
-    reportedBoolean: bool | None = None
-    reportedReference: ReferenceIn | None = None
-    authoredOn: str | None = None
-
-
-class MedicationDispenseIn(MedicatedIn, kw_only=True):
-    whenPrepared: str | None = None
-    whenHandedOver: str | None = None
-
-
-class MedicationStatementIn(MedicatedIn, kw_only=True):
-    effectiveDateTime: str | None = None
-    effectivePeriod: PeriodIn | None = None
-    dateAsserted: str | None = None
-
-
-class MedicationIn(ResourceIn, kw_only=True):
-    status: str | None = None
-    code: ConceptIn | None = None
-
-
-class ObservationIn(ResourceIn, kw_only=True):
-    status: str | None = None
-    subject: ReferenceIn | None = None
-    code: ConceptIn | None = None
-    effectiveDateTime: str | None = None
-    effectivePeriod: PeriodIn | None = None
-    effectiveInstant: str | None = None
-    valueQuantity: QuantityIn | None = None
-    valueInteger: int | None = None
-    valueBoolean: bool | None = None
-    valueCodeableConcept: ConceptIn | None = None
-
-
-class ConditionIn(ResourceIn, kw_only=True):
-    subject: ReferenceIn | None = None
-    clinicalStatus: ConceptIn | None = None
-    verificationStatus: ConceptIn | None = None
-    code: ConceptIn | None = None
-    onsetDateTime: str | None = None
-    onsetPeriod: PeriodIn | None = None
-    recordedDate: str | None = None
-
-
-class ProcedureIn(ResourceIn, kw_only=True):
-    status: str | None = None
-    subject: ReferenceIn | None = None
-    code: ConceptIn | None = None
-    performedDateTime: str | None = None
-    performedPeriod: PeriodIn | None = None
-
-
-class EncounterIn(ResourceIn, kw_only=True):
-    status: str | None = None
-    subject: ReferenceIn | None = None
-    period: PeriodIn | None = None
-    # R4 names it `class`, which Python keeps for itself.
-    kind: CodingIn | None = msgspec.field(default=None, name="class")
-
-
-class ProvisionIn(PartIn, kw_only=True):
-    type: str | None = None
-    period: PeriodIn | None = None
-
-
-class ConsentIn(ResourceIn, kw_only=True):
-    status: str | None = None
-    patient: ReferenceIn | None = None
-    scope: ConceptIn | None = None
-    dateTime: str | None = None
-    provision: ProvisionIn | None = None
-
-
-class TombstoneIn(msgspec.Struct):
-    """A landed line that says that a resource is gone; `deletedAt` null: it was there before, and is not."""
-
-    resourceType: str
-    id: str
-    deletedAt: str | None = None
-    source: str | None = None
-
-
-RESOURCES: dict[str, type[ResourceIn]] = {
-    "Patient": PatientIn,
-    "MedicationAdministration": MedicationAdministrationIn,
-    "MedicationRequest": MedicationRequestIn,
-    "MedicationDispense": MedicationDispenseIn,
-    "MedicationStatement": MedicationStatementIn,
-    "Medication": MedicationIn,
-    "Observation": ObservationIn,
-    "Condition": ConditionIn,
-    "Procedure": ProcedureIn,
-    "Encounter": EncounterIn,
-    "Consent": ConsentIn,
-}
-
-
-def _codes(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: The statuses that R4 requires, by type. https://hl7.org/fhir/R4/valueset-NAME.html, NAME as noted.
-STATUSES: dict[str, frozenset[str]] = {
-    "MedicationAdministration": _codes(  # medication-admin-status
-        "in-progress not-done on-hold completed entered-in-error stopped unknown"
-    ),
-    "MedicationRequest": _codes(  # medicationrequest-status
-        "active on-hold cancelled completed entered-in-error stopped draft unknown"
-    ),
-    "MedicationDispense": _codes(  # medicationdispense-status
-        "preparation in-progress cancelled on-hold completed entered-in-error stopped declined unknown"
-    ),
-    "MedicationStatement": _codes(  # medication-statement-status
-        "active completed entered-in-error intended stopped on-hold unknown not-taken"
-    ),
-    "Medication": _codes("active inactive entered-in-error"),  # medication-status
-    "Observation": _codes(  # observation-status
-        "registered preliminary final amended corrected cancelled entered-in-error unknown"
-    ),
-    "Procedure": _codes(  # event-status
-        "preparation in-progress not-done on-hold stopped completed entered-in-error unknown"
-    ),
-    "Encounter": _codes(  # encounter-status
-        "planned arrived triaged in-progress onleave finished cancelled entered-in-error unknown"
-    ),
-    "Consent": _codes(  # consent-state-codes
-        "draft proposed active rejected inactive entered-in-error"
-    ),
-}
-GENDERS = _codes("male female other unknown")  # administrative-gender
-INTENTS = _codes(  # medicationrequest-intent
-    "proposal plan order original-order reflex-order filler-order instance-order option"
-)
-COMPARATORS = _codes("< <= >= >")  # quantity-comparator
-CLINICAL_STATUSES = _codes("active recurrence relapse inactive remission resolved")  # condition-clinical
-VERIFICATION_STATUSES = _codes(  # condition-ver-status
-    "unconfirmed provisional differential confirmed refuted entered-in-error"
-)
-ENCOUNTER_CLASSES = _codes("AMB EMER FLD HH IMP ACUTE NONAC OBSENC PRENC SS VR")  # v3-ActEncounterCode
-CONSENT_SCOPES = _codes("adr research patient-privacy treatment")  # consent-scope
-PROVISION_TYPES = _codes("deny permit")  # consent-provision-type
-#: In place of a scope of another code system: such a Consent is not one to research, and has a scope.
-OTHER_SCOPE = "other"
 
 _CODINGS = "STRUCT(system VARCHAR, version VARCHAR, code VARCHAR, display VARCHAR)[]"
 
@@ -341,6 +115,9 @@ _REFERENCE_RANGES = (
     )
     + "[]"
 )
+
+#: A hash of what a version says (its row and its date, not where it landed): equal, and it says nothing new.
+CONTENT_HASH = "content_hash"
 
 #: The columns of each type after the common ones, as DuckDB types.
 LAKE_TABLES: dict[str, dict[str, str]] = {

@@ -11,19 +11,60 @@ import importlib
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
 import msgspec
 from pydantic import ValidationError
 
-from rwe.lake.rows import Flag, RejectedError
-from rwe.lake.schema import RESOURCES, CodingIn, MetaIn, ResourceIn, TombstoneIn
+from rwe.lake.elements import RESOURCES, CodingIn, MetaIn, ResourceIn, TombstoneIn
+from rwe.lake.findings import Flag, RejectedError
+from rwe.lake.rules import Actions
+from rwe.lake.rules import actions as default_actions
 
 ValidationMode = Literal["strict", "sample", "off"]
 
-#: One in so many resources of a type is looked at by fhir.resources in mode `sample`.
+#: One in so many resources of a type is looked at by fhir.resources in mode `sample`, of a large file fewer:
+#: about as many as `SAMPLE_MOST`.
 SAMPLE_ONE_IN = 50
+SAMPLE_MOST = 2000
+
+#: Elements that a resource can do without: one of a wrong type is left out, and the resource enters.
+FURTHER_ELEMENTS = frozenset(
+    [
+        "active",
+        "category",
+        "statusReason",
+        "statusReasonCodeableConcept",
+        "reasonCode",
+        "context",
+        "encounter",
+        "request",
+        "authorizingPrescription",
+        "quantity",
+        "daysSupply",
+        "dosageInstruction",
+        "dispenseRequest",
+        "form",
+        "ingredient",
+        "issued",
+        "interpretation",
+        "bodySite",
+        "method",
+        "referenceRange",
+        "severity",
+        "onsetAge",
+        "abatementDateTime",
+        "abatementPeriod",
+        "stage",
+        "outcome",
+        "complication",
+        "hospitalization",
+        "partOf",
+        "type",
+    ]
+)
 
 #: Refusals of the cheap checks that fhir.resources is asked to explain further.
 WORTH_EXPLAINING = frozenset({"wrong_type", "date_shape", "id_shape"})
@@ -48,21 +89,51 @@ def _decoder(resource_type: str) -> msgspec.json.Decoder[ResourceIn]:
     return msgspec.json.Decoder(RESOURCES[resource_type])
 
 
-def decode(line: bytes, resource_type: str) -> ResourceIn:
+@dataclass(frozen=True)
+class Decoded:
+    """A resource that passed the cheap checks. `left_out` are the paths of elements that were not usable."""
+
+    resource: ResourceIn
+    left_out: tuple[str, ...] = ()
+
+
+def decode(line: bytes, resource_type: str) -> Decoded:
     """The cheap checks. Raises RejectedError with one of the rules not_json, wrong_type, resource_type,
     id_shape."""
     try:
-        resource = _decoder(resource_type).decode(line)
-    except msgspec.ValidationError as e:
-        found = _PATH_IN_MESSAGE.search(str(e))
-        raise RejectedError("wrong_type", _safe_path(found[1]) if found else "$") from None
+        decoded = _decode_without(line, resource_type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RejectedError("not_json") from None
+    resource = decoded.resource
     if resource.resourceType != resource_type:
         raise RejectedError("resource_type", "$.resourceType")
     if resource.id is None or not _ID.fullmatch(resource.id):
         raise RejectedError("id_shape", "$.id")
-    return resource
+    return decoded
+
+
+def _decode_without(line: bytes, resource_type: str) -> Decoded:
+    """Decode a line, leaving out further elements that have another type than R4 gives them."""
+    left_out: list[str] = []
+    while True:
+        try:
+            return Decoded(_decoder(resource_type).decode(line), tuple(left_out))
+        except msgspec.ValidationError as e:
+            found = _PATH_IN_MESSAGE.search(str(e))
+            path = _safe_path(found[1]) if found else "$"
+        name = path[2:].partition(".")[0].partition("[")[0]
+        members = _members(line)
+        if name not in FURTHER_ELEMENTS or name not in members:
+            raise RejectedError("wrong_type", path)
+        left_out.append(path)
+        line = msgspec.json.encode({key: value for key, value in members.items() if key != name})
+
+
+def left_out(decoded: Decoded, actions: Actions) -> list[Flag]:
+    """What was left out of a resource, as flags. Raises RejectedError where the workspace wants that."""
+    if decoded.left_out and actions.rejects("unusable_element"):
+        raise RejectedError("unusable_element", decoded.left_out[0])
+    return [Flag("unusable_element", path) for path in decoded.left_out]
 
 
 def decode_tombstone(line: bytes) -> TombstoneIn:
@@ -76,10 +147,14 @@ def decode_tombstone(line: bytes) -> TombstoneIn:
     return found
 
 
-def refuse_unusable(resource: ResourceIn, excluded_labels: frozenset[str] = frozenset()) -> None:
+def refuse_unusable(
+    resource: ResourceIn,
+    excluded_labels: frozenset[str] = frozenset(),
+    actions: Actions | None = None,
+) -> list[Flag]:
     """Raises RejectedError for what is no version of a resource, is test data, bears a label in
-    `excluded_labels`, or says not to use it."""
-    meta = resource.meta
+    `excluded_labels`, or says not to use it; the flags, where the workspace wants no more than those."""
+    meta, actions = resource.meta, actions or default_actions()
     if meta is not None:
         if _has_code(meta.tag, _SUBSETTED):
             raise RejectedError("subsetted", "$.meta.tag")
@@ -89,15 +164,15 @@ def refuse_unusable(resource: ResourceIn, excluded_labels: frozenset[str] = froz
             raise RejectedError("test_data", "$.meta.tag")
         if any(c.code in excluded_labels for c in meta.security or ()):
             raise RejectedError("security_label", "$.meta.security")
+    flags = []
     if resource.implicitRules is not None:
-        raise RejectedError("implicit_rules", "$.implicitRules")
+        flags.append(Flag("implicit_rules", "$.implicitRules"))
     if resource.modifierExtension:
-        raise RejectedError("modifier_extension", "$.modifierExtension")
-
-
-def retires_earlier_versions(rule: str) -> bool:
-    """Whether a refusal by this rule also takes earlier versions of the resource out of use."""
-    return rule in {"implicit_rules", "modifier_extension", "test_data", "security_label"}
+        flags.append(Flag("modifier_extension", "$.modifierExtension"))
+    for flag in flags:
+        if actions.rejects(flag.rule):
+            raise RejectedError(flag.rule, flag.json_path)
+    return flags
 
 
 def id_of(line: bytes) -> str | None:
@@ -165,11 +240,17 @@ def _refuse_repeats_among(content: bytes, kind: type[msgspec.Struct], json_path:
             raise RejectedError("repeated_key", f"{json_path}.{name}")
 
 
-def is_sampled(mode: ValidationMode, digest: str) -> bool:
-    """Whether fhir.resources looks at the resource with this content hash: the same ones on every run."""
-    if mode == "sample":
-        return int(digest[:8], 16) % SAMPLE_ONE_IN == 0
-    return mode == "strict"
+def sample_threshold(mode: ValidationMode, lines: int) -> str:
+    """Before which pseudonym, as text, fhir.resources looks at a resource of a file with so many lines.
+
+    Pseudonyms are spread evenly, and nobody without the key can choose one: the same resources on every run.
+    """
+    if mode == "strict":
+        return "g"
+    if mode == "off":
+        return ""
+    share = min(1 / SAMPLE_ONE_IN, SAMPLE_MOST / lines if lines else 1.0)
+    return f"{int(share * 16**8):08x}"
 
 
 def explain(line: bytes, resource_type: str) -> list[Flag]:

@@ -63,6 +63,7 @@ class Exports:
         self._jobs: dict[str, _Job] = {}
         self._last_start: dict[str, datetime] = {}
         self._failures_left = bulk.failed_jobs
+        self._started = 0
 
     def expire(self) -> None:
         """All links to files handed out so far are dead."""
@@ -145,10 +146,13 @@ class Exports:
         job = _Job(request_url, key, instant_text(now), now, files, self.bulk.polls, fails)
         self._jobs[job.id] = job
         self._last_start[key] = now
+        self._started += 1
         return job
 
     def _files(self, wish: Wish) -> list[_File]:
         found = content(self.store, wish, self.bulk)
+        if self._started:
+            found = {t: some for t, some in found.items() if t not in self.bulk.hidden_types}
         files = []
         lost = [t for t in found if t in self.bulk.failed_types]
         for resource_type, stored in found.items():

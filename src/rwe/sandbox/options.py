@@ -55,6 +55,8 @@ class Quirks:
     """`lastUpdated` of changes is cut to whole seconds: ties in time."""
     no_history: bool = False
     """`_history` is not offered (404)."""
+    read_status: int = 0
+    """Reading a resource by its id is answered with this status, a Group aside; 0 is as it should be."""
     deleted_is_404: bool = False
     """Reading a deleted resource is 404 instead of 410."""
     busy_requests: int = 0
@@ -109,6 +111,8 @@ class Bulk:
     """The first so many jobs end in 500."""
     failed_types: tuple[str, ...] = ()
     """Types whose resources are missing; the manifest's `error` names them: a partial export."""
+    hidden_types: tuple[str, ...] = ()
+    """Types that every export but the first holds nothing of, and nothing says so: empty by mistake."""
     repeats_job: bool = False
     """An identical request gets the running or finished job again (HAPI), with its old transactionTime."""
     one_at_a_time: bool = False

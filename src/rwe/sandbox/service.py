@@ -96,6 +96,8 @@ class Service:
 
     async def read(self, request: Request) -> Response:
         key = (request.path_params["resource_type"], request.path_params["id"])
+        if self.quirks.read_status and key[0] != "Group":
+            raise HTTPException(self.quirks.read_status, "no resource is read here")
         stored = self.store.read(*key)
         if stored is None:
             if self.store.is_deleted(*key) and not self.quirks.deleted_is_404:

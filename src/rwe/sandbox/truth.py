@@ -209,9 +209,7 @@ def site_hash(site: str) -> int:
     return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big")
 
 
-def simulate_patients(
-    truth: Truth, *, site: str, n: int, seed: int, regime: Regime = NATURE
-) -> LatentCohort:
+def simulate_patients(truth: Truth, *, site: str, n: int, seed: int, regime: Regime = NATURE) -> LatentCohort:
     """Simulate one hospital: `n` eligible patients, and beside them the extras that no cohort may count."""
     rng = np.random.default_rng([seed, site_hash(site)])
     extras: dict[PatientKind, float] = {

@@ -8,6 +8,7 @@ every mistake in them is a `StudyError` that names the field.
 All windows and days are whole days relative to the index event (day 0), both ends inclusive.
 """
 
+from rwe.study.analyses import Analysis, AnalysisName
 from rwe.study.files import (
     CODELIST_COLUMNS,
     Codelist,
@@ -22,6 +23,7 @@ from rwe.study.parts import (
     AgeCovariate,
     AgeCriterion,
     CalendarCovariate,
+    CartCopies,
     Censoring,
     ControlStrategy,
     Covariate,
@@ -36,15 +38,17 @@ from rwe.study.parts import (
     ObservationCovariate,
     Outcome,
     PeriodCriterion,
+    PlausibleRange,
     SexCovariate,
     StatusCovariate,
     Strategies,
+    Toxicity,
     TreatedStrategy,
     ValueCriterion,
     Washout,
     Window,
 )
-from rwe.study.protocol import RESERVED_NAMES, Analysis, AnalysisName, Protocol
+from rwe.study.protocol import RESERVED_NAMES, Protocol
 
 __all__ = [
     "CODELIST_COLUMNS",
@@ -54,6 +58,7 @@ __all__ = [
     "Analysis",
     "AnalysisName",
     "CalendarCovariate",
+    "CartCopies",
     "Censoring",
     "Codelist",
     "ControlStrategy",
@@ -69,11 +74,13 @@ __all__ = [
     "ObservationCovariate",
     "Outcome",
     "PeriodCriterion",
+    "PlausibleRange",
     "Protocol",
     "SexCovariate",
     "StatusCovariate",
     "Strategies",
     "Study",
+    "Toxicity",
     "TreatedStrategy",
     "ValueCriterion",
     "Washout",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from rwe.codes import Code, InvalidCodeError
 from rwe.errors import StudyError
-from rwe.study.parts import Covariate, Criterion
+from rwe.study.parts import Covariate, Criterion, Outcome
 from rwe.study.protocol import Protocol
 from rwe.yaml_text import YamlMistakeError, read_yaml
 
@@ -44,7 +44,7 @@ class Study:
     def content(self) -> dict[str, Any]:
         """The protocol with its code lists, as JSON: what `protocol_sha256` is the hash of."""
         return {
-            "protocol": self.protocol.model_dump(mode="json"),
+            "protocol": _asked(self.protocol),
             "codelists": {n: [_code_row(c) for c in cl.codes] for n, cl in sorted(self.codelists.items())},
         }
 
@@ -54,6 +54,24 @@ class Study:
 
     def codes(self, codelist: str) -> tuple[Code, ...]:
         return self.codelists[codelist].codes
+
+
+def _asked(protocol: Protocol) -> dict[str, Any]:
+    """The protocol as plain values. What came to the format later is in it only where it is made use of, so
+    that a study that asks the same keeps its hash."""
+    content = protocol.model_dump(mode="json")
+    for name in ("toxicities", "cart_copies", "subgroups", "chart_review"):
+        if not content[name]:
+            del content[name]
+    for analysis, asked in zip(protocol.analyses, content["analyses"], strict=True):
+        for name in analysis.later_options():
+            del asked[name]
+    if protocol.outcome.death_sources == Outcome().death_sources:
+        del content["outcome"]["death_sources"]
+    for part in (*content["eligibility"], *content["covariates"]):
+        if "plausible" in part and part["plausible"] is None:
+            del part["plausible"]
+    return content
 
 
 def _code_row(code: Code) -> dict[str, str | bool | None]:

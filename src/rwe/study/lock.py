@@ -21,8 +21,9 @@ from pydantic import ValidationError
 
 from rwe.errors import StudyError
 from rwe.scratch import locked
+from rwe.study.analyses import Analysis
 from rwe.study.files import Study
-from rwe.study.protocol import Analysis, Protocol
+from rwe.study.protocol import Protocol
 
 #: Fields that may change without a change of what is estimated.
 _WORDS = frozenset({"title", "question", "version", "schema_version"})

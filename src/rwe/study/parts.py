@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EvidenceTier = Literal["administration", "dispense", "statement", "request"]
 IndexSource = Literal["MedicationAdministration", "Procedure"]
+DeathSource = Literal["patient", "registry"]
+AdverseEvent = Literal["neutropenia", "thrombocytopenia", "anaemia"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _CENTURY = 36_525
 Day = Annotated[int, Field(strict=True, ge=-_CENTURY, le=_CENTURY)]
@@ -79,6 +81,18 @@ class EventCriterion(Part):
     must_be: Literal["present", "absent"] = "present"
 
 
+class PlausibleRange(Part):
+    """What a measured value can be, in the unit of the protocol, both inclusive."""
+
+    low: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        refuse_reversed("low", self.low, "high", self.high)
+        return self
+
+
 class ValueCriterion(Part):
     """The observed value nearest to index in the window lies between two bounds (inclusive)."""
 
@@ -89,6 +103,7 @@ class ValueCriterion(Part):
     unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
     min_value: Number | None = None
     max_value: Number | None = None
+    plausible: PlausibleRange | None = Field(default=None, description="A check reports values outside.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -191,6 +206,23 @@ class IntercurrentEvent(Part):
     )
 
 
+class Toxicity(Part):
+    """An adverse event that is graded by a laboratory value (CTCAE v5.0), day by day from index on."""
+
+    name: Name
+    adverse_event: AdverseEvent
+    codelist: Name
+
+
+class CartCopies(Part):
+    """Expansion of the infused cells: copies of the transgene after index, over days 0 to 28."""
+
+    codelist: Name
+    unit: str = Field(
+        min_length=1, max_length=60, description="UCUM code, such as {copies}/ug; a value in another is none."
+    )
+
+
 class Outcome(Part):
     name: Literal["overall_survival"] = "overall_survival"
     death_without_date: Literal["exclude", "last_contact"] = Field(
@@ -199,6 +231,13 @@ class Outcome(Part):
     incomplete_death_date: Literal["midpoint", "exclude"] = Field(
         default="midpoint",
         description="A death known to the month or year: its middle, but never before the last contact.",
+    )
+    death_sources: list[DeathSource] = Field(
+        default=["patient", "registry"],
+        min_length=1,
+        description="Who is believed about a death, the first before the second: the Patient record, an "
+        "imported death registry. A day comes before a month or year, and any date before none. A source "
+        "that is not named does not count.",
     )
 
 
@@ -243,6 +282,7 @@ class ObservationCovariate(Part):
     window: Window = Window(from_day=-30, to_day=0)
     unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
     transform: Literal["none", "log"] = "none"
+    plausible: PlausibleRange | None = Field(default=None, description="A check reports values outside.")
 
 
 class CalendarCovariate(Part):
@@ -270,3 +310,37 @@ Covariate = Annotated[
     AgeCovariate | SexCovariate | ObservationCovariate | CalendarCovariate | StatusCovariate,
     Field(discriminator="kind"),
 ]
+
+
+class Subgroup(Part):
+    """Patients below `cut` and from it on, by a covariate known at index; the effect is given for both."""
+
+    name: Name
+    covariate: Name
+    cut: Number
+
+
+class Review(Part):
+    """Of so many charts that people read, so many showed what the record says."""
+
+    confirmed: Span
+    reviewed: DayAfter
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        refuse_reversed("confirmed", self.confirmed, "reviewed", self.reviewed)
+        return self
+
+
+class ChartReviews(Part):
+    """What a review of charts found: recorded starts, and recorded deaths by strategy."""
+
+    starts: Review | None = None
+    deaths_treated: Review | None = None
+    deaths_control: Review | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.deaths_treated is None) != (self.deaths_control is None):
+            raise ValueError("deaths_treated and deaths_control go together")
+        return self

@@ -6,8 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rwe.study.analyses import Analysis
 from rwe.study.parts import (
+    CartCopies,
     Censoring,
+    ChartReviews,
     Covariate,
     Criterion,
     DayAfter,
@@ -22,67 +25,12 @@ from rwe.study.parts import (
     Part,
     StatusCovariate,
     Strategies,
+    Subgroup,
+    Toxicity,
     ValueCriterion,
     Washout,
     refuse_repeats,
 )
-
-AnalysisName = Literal[
-    "naive_kaplan_meier",
-    "naive_logrank",
-    "naive_cox",
-    "landmark_kaplan_meier",
-    "landmark_logrank",
-    "landmark_cox",
-    "mantel_byar",
-    "simon_makuch",
-    "time_dependent_cox",
-]
-
-
-class Analysis(Part):
-    """One analysis asked for. `stratify_by: [site]` gives each site a baseline hazard of its own."""
-
-    analysis: AnalysisName
-    role: Literal["primary", "sensitivity", "contrast"] = "sensitivity"
-    adjusted_for: list[Name] = Field(default=[])
-    stratify_by: list[Literal["site"]] = Field(default=[])
-    ties: Literal["efron", "breslow"] = "efron"
-    variance: Literal["model", "robust"] = "model"
-    landmarks: list[DayAfter] | None = Field(
-        default=None, description="Days; the study's landmarks if absent."
-    )
-    by_site: bool = Field(default=False, description="Also one estimate for each site.")
-    status_after_start: Literal["follow", "freeze"] = Field(
-        default="follow",
-        description="time_dependent_cox only. follow: adjusts for disease status as it changes, also after "
-        "the start. freeze: each start is compared with those not yet started on that day, both with the "
-        "status of that day (one stratum a start day; later starters stay unexposed), so that an effect "
-        "through progression stays in the ratio.",
-    )
-
-    @model_validator(mode="after")
-    def _freezes_what_changes(self) -> Self:
-        if self.status_after_start == "follow":
-            return self
-        if self.analysis != "time_dependent_cox":
-            raise ValueError(f"{self.analysis} takes no status_after_start: only time_dependent_cox does")
-        if self.variance != "robust":
-            raise ValueError(
-                "status_after_start: freeze needs variance: robust, for patients come up repeatedly"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _adjusts_only_models(self) -> Self:
-        if self.adjusted_for and not self.analysis.endswith("_cox"):
-            raise ValueError(f"{self.analysis} takes no adjusted_for: only Cox models do")
-        if self.analysis.startswith("naive_") and self.role != "contrast":
-            raise ValueError(f"{self.analysis} gives immortal time away: its role can only be contrast")
-        if self.role == "primary" and not self.analysis.endswith("_cox"):
-            raise ValueError(f"{self.analysis} gives no hazard ratio, so it cannot be primary")
-        return self
-
 
 #: Columns that estimators read; a covariate of such a name would stand in their place.
 RESERVED_NAMES = frozenset(
@@ -106,12 +54,16 @@ class Protocol(Part):
     strategies: Strategies
     disease_status: DiseaseStatus | None = None
     intercurrent_events: list[IntercurrentEvent] = Field(default=[])
+    toxicities: list[Toxicity] = Field(default=[])
+    cart_copies: CartCopies | None = None
     outcome: Outcome = Outcome()
     censoring: Censoring = Censoring()
     covariates: list[Covariate] = Field(default=[])
     landmarks: list[DayAfter] = Field(default=[])
     horizons: list[DayAfter] = Field(default=[])
     analyses: list[Analysis] = Field(min_length=1)
+    subgroups: list[Subgroup] = Field(default=[])
+    chart_review: ChartReviews | None = None
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
     min_events_per_parameter: float = Field(
         default=5, ge=0, description="A Cox model with fewer events a parameter carries a warning."
@@ -130,6 +82,12 @@ class Protocol(Part):
         refuse_repeats("exposure.tiers", self.exposure.tiers)
         refuse_repeats("eligibility", [c.name for c in self.eligibility])
         refuse_repeats("intercurrent_events", [e.name for e in self.intercurrent_events])
+        refuse_repeats("subgroups", [g.name for g in self.subgroups])
+        for g in self.subgroups:
+            if g.covariate not in known or g.covariate in self.statuses():
+                raise ValueError(f"subgroups: {g.covariate!r} is no covariate that is known at index")
+        refuse_repeats("toxicities", [t.name for t in self.toxicities])
+        refuse_repeats("outcome.death_sources", self.outcome.death_sources)
         for i, a in enumerate(self.analyses):
             refuse_repeats(f"analyses[{i}].adjusted_for", a.adjusted_for)
             for name in a.adjusted_for:
@@ -181,7 +139,7 @@ class Protocol(Part):
             ]
         names += [e.codelist for e in self.intercurrent_events]
         names += [c.codelist for c in self.covariates if isinstance(c, ObservationCovariate)]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(names + self._laboratory_codelists()))
 
     def observation_codelists(self) -> list[str]:
         """The code lists that select Observations by their code: what extraction must ask a server for."""
@@ -189,4 +147,19 @@ class Protocol(Part):
         if self.disease_status:
             names.append(self.disease_status.codelist)
         names += [c.codelist for c in self.covariates if isinstance(c, ObservationCovariate)]
+        return list(dict.fromkeys(names + self._laboratory_codelists()))
+
+    def medication_codelists(self) -> list[str]:
+        """The code lists that medication records are matched with."""
+        names = [self.exposure.codelist]
+        if "MedicationAdministration" in self.index_event.sources:
+            names.append(self.index_event.codelist)
+        names += [e.codelist for e in self.intercurrent_events if "medication" in e.sources]
+        names += [
+            c.codelist for c in self.eligibility if isinstance(c, EventCriterion) and c.kind == "medication"
+        ]
         return list(dict.fromkeys(names))
+
+    def _laboratory_codelists(self) -> list[str]:
+        names = [t.codelist for t in self.toxicities]
+        return [*names, self.cart_copies.codelist] if self.cart_copies else names

@@ -46,6 +46,7 @@ def create(
     for resource_type, columns in LAKE_TABLES.items():
         name = table_name(resource_type)
         connection.execute(f"create view lake.{name}_stored as {_read(files[resource_type], columns)}")
+        connection.execute(f"create table lake.{name}_dead as {_dead(resource_type)}")
         connection.execute(f"create view lake.{name}_alive as {_alive(resource_type)}")
     _create_not_admitted(connection, admission or {})
     for resource_type, columns in LAKE_TABLES.items():
@@ -76,7 +77,15 @@ def _read(files: list[Path], columns: dict[str, str]) -> str:
 
 
 def _alive(resource_type: str) -> str:
-    """The latest version of each resource that is neither retired nor deleted.
+    """The latest version of each resource that is neither retired nor deleted."""
+    name = table_name(resource_type)
+    dead = f"select 1 from lake.{name}_dead as dead where dead.run = stored.run and dead.line = stored.line"  # noqa: S608
+    return f"select * from lake.{name}_stored as stored where not exists ({dead})"  # noqa: S608
+
+
+def _dead(resource_type: str) -> str:
+    """The versions out of use, by run and line. They are few, and looked up once: whether a version is the
+    latest is asked for by every model that reads the type.
 
     A tombstone with the server's time takes its place among the versions. One without was found missing by
     its run: it outlives every version that landed until then, whatever the clocks said.
@@ -102,10 +111,10 @@ def _alive(resource_type: str) -> str:
             from lake.tombstone where resource_type = '{resource_type}' and deleted_at is not null
         ),
         latest as (select * from event qualify {rank} = 1)
-        select stored.* from lake.{table_name(resource_type)}_stored as stored
-        join latest on stored.resource_id = latest.resource_id
-            and stored.run = latest.run and stored.line = latest.line
-        where not latest.is_over
+        select stored.run, stored.line from lake.{table_name(resource_type)}_stored as stored
+        left join latest on stored.resource_id = latest.resource_id
+            and stored.run = latest.run and stored.line = latest.line and not latest.is_over
+        where latest.resource_id is null
     """  # noqa: S608
 
 
@@ -186,12 +195,12 @@ def _counts(resource_type: str) -> str:
     deleted = f"""
         select site, run from (
             select * from lake.{name}_stored
+            where resource_id in (
+                select resource_id from lake.tombstone where resource_type = '{resource_type}'
+            )
             qualify row_number() over (partition by resource_id order by {_LATEST_FIRST}) = 1
         )
         where resource_id not in (select resource_id from lake.{name}_alive)
-            and resource_id in (
-                select resource_id from lake.tombstone where resource_type = '{resource_type}'
-            )
     """  # noqa: S608
     sources = {
         "stored": f"select site, run from lake.{name}_stored",  # noqa: S608

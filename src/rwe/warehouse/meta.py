@@ -15,6 +15,7 @@ from rwe.config import Workspace
 from rwe.lake.write import RunCounts
 from rwe.study import Study
 from rwe.warehouse.models import Finding, describe_table
+from rwe.warehouse.shown import Rules
 from rwe.warehouse.study_tables import STUDY_TABLES
 
 _TEXT, _INT, _AT = pa.string(), pa.int64(), pa.timestamp("us")
@@ -76,7 +77,7 @@ def create(connection: duckdb.DuckDBPyConnection, workspace: Workspace, runs: Se
         "One row per site and reason for which patients who landed are kept out.",
         {
             "site": "The hospital.",
-            "reason": "opt_out, no_consent (none in force) or consent_denied.",
+            "reason": "opt_out, no_consent (none in force), consent_denied or erased.",
             "patients": "Patients kept out.",
         },
     )
@@ -113,17 +114,37 @@ def count_sites(connection: duckdb.DuckDBPyConnection) -> tuple[SiteCounts, ...]
     return tuple(SiteCounts(*row) for row in found)
 
 
-def finish(
-    connection: duckdb.DuckDBPyConnection,
-    *,
-    content_sha256: str,
-    code_version: str,
-    built_at: datetime,
-    studies: Sequence[Study],
-    findings: Sequence[Finding],
+def insert_previous_counts(
+    connection: duckdb.DuckDBPyConnection, counts: Sequence[tuple[str, str, int]]
 ) -> None:
-    """Write what is known after the models and checks ran."""
-    names = ", ".join(sorted(f"{s.name} {s.protocol.version}" for s in studies))
+    """Make meta.previous_count from (site, resource type, resources in use) of the build before."""
+    _table(
+        connection,
+        "previous_count",
+        "One row per site and type of what the build before had in use; none where there was no build.",
+        {
+            "site": (_TEXT, "The hospital."),
+            "resource_type": (_TEXT, "The FHIR type."),
+            "in_lake": (_INT, "Resources in use then."),
+        },
+        counts,
+    )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a database says of itself. `built_at` is aware."""
+
+    content_sha256: str
+    code_version: str
+    built_at: datetime
+    studies: Sequence[Study]
+    rules: Rules
+
+
+def write_build(connection: duckdb.DuckDBPyConnection, built: Built) -> None:
+    """Make meta.build."""
+    names = ", ".join(sorted(f"{s.name} {s.protocol.version}" for s in built.studies))
     _table(
         connection,
         "build",
@@ -133,9 +154,32 @@ def finish(
             "code_version": (_TEXT, "Version of rwe that built it."),
             "built_at": (_AT, "When, in UTC."),
             "studies": (_TEXT, "The studies in it, each with the version of its protocol."),
+            "dates": (
+                _TEXT,
+                "exact; anchored: moved so that each patient's first index event is 2000-01-01.",
+            ),
+            "min_cell": (
+                _INT,
+                "Texts, rare codes and index years show only where so many patients share one.",
+            ),
+            "top_code_age": (_INT, "Older ages are shown as this one; null: they are shown as they are."),
         },
-        [(content_sha256, code_version, _naive_utc(built_at), names)],
+        [
+            (
+                built.content_sha256,
+                built.code_version,
+                _naive_utc(built.built_at),
+                names,
+                built.rules.dates,
+                built.rules.min_cell,
+                built.rules.top_code_age,
+            )
+        ],
     )
+
+
+def write_quality(connection: duckdb.DuckDBPyConnection, findings: Sequence[Finding]) -> None:
+    """Make meta.quality."""
     _table(
         connection,
         "quality",
@@ -148,12 +192,15 @@ def finish(
         },
         [dataclasses.astuple(f) for f in findings],
     )
+
+
+def write_codelist(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make meta.codelist from study.codelist."""
     connection.execute("create table meta.codelist as select * from study.codelist")
     comment, columns = STUDY_TABLES["codelist"]
     describe_table(
         connection, "meta.codelist", comment, {name: words for name, (_, words) in columns.items()}
     )
-    _create_dictionary(connection)
 
 
 _DICTIONARY = {
@@ -167,15 +214,16 @@ _DICTIONARY = {
 }
 
 
-def _create_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
-    """meta.column, itself in it: it is created empty, described, and filled last."""
+def write_dictionary(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make meta.column, itself in it: it is created empty, described, and filled last."""
     described = """
         select
             c.schema_name as table_schema, c.table_name, t.comment as table_comment,
             c.column_index as position, c.column_name, c.data_type, c.comment
         from duckdb_columns() as c
         join duckdb_tables() as t using (database_name, schema_name, table_name)
-        where c.database_name = current_database() and c.schema_name in ('study', 'staging', 'cohort', 'meta')
+        where c.database_name = current_database()
+            and c.schema_name in ('study', 'ref', 'staging', 'cohort', 'meta')
         order by c.schema_name, c.table_name, c.column_index
     """
     connection.execute(f'create table meta."column" as select * from ({described}) where false')  # noqa: S608

@@ -9,20 +9,36 @@ says where a row is (study, site, resource type, rule; nothing of a patient) and
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import duckdb
 import sqlglot
 from sqlglot import exp
 
 from rwe.errors import BuildError, RweError
+from rwe.warehouse.describing import describe_table
+from rwe.warehouse.portable import portability_problems
+from rwe.warehouse.references import ensure_references
+
+__all__ = [
+    "Check",
+    "Finding",
+    "Model",
+    "create_schemas",
+    "describe_table",
+    "load_checks",
+    "load_models",
+    "portability_problems",
+    "run_check",
+    "run_model",
+]
 
 #: The folders that hold models, each a schema of the database.
-MODEL_SCHEMAS = ("staging", "cohort")
+MODEL_SCHEMAS = ("staging", "cohort", "meta")
 Severity = Literal["error", "warning"]
 _DETAILS = 5  # the commonest that a message names
 
@@ -88,9 +104,10 @@ def load_checks(root: Path) -> list[Check]:
 
 
 def create_schemas(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the schemas that models are made in."""
+    """Create the schemas that models are made in, and what they read that is neither lake nor study."""
     for schema in MODEL_SCHEMAS:
         connection.execute(f"create schema if not exists {schema}")
+    ensure_references(connection)
 
 
 def run_model(connection: duckdb.DuckDBPyConnection, model: Model) -> int:
@@ -128,48 +145,6 @@ def _details(connection: duckdb.DuckDBPyConnection, query: str) -> str:
     shown = [f"{detail}: {rows:,}" if rows > 1 else str(detail) for detail, rows in counted[:_DETAILS]]
     more = len(counted) - len(shown)
     return f" ({', '.join(shown)}{f', and {more} more' if more else ''})"
-
-
-def portability_problems(query: str) -> list[str]:
-    """What in a model would mean something else on Spark, or nothing (ARCHITECTURE, decision 4)."""
-    tree = sqlglot.parse_one(query, dialect="duckdb")
-    problems = [reason for kind, reason in _NOT_PORTABLE if tree.find(kind)]
-    for cast_ in tree.find_all(exp.Cast):
-        if isinstance(cast_.parent, exp.Unnest):
-            problems.append("a cast inside unnest")
-    for join in tree.find_all(exp.Join):
-        if join.side and isinstance(join.this, exp.Unnest):
-            problems.append("left join unnest")
-        if (join.method or "").upper() == "ASOF":
-            problems.append("asof join")
-    for difference in tree.find_all(exp.DateDiff):
-        unit = difference.args.get("unit")
-        if unit is None or unit.name.lower() != "day":
-            problems.append("date_diff of another unit than day")
-    for union in tree.find_all(exp.SetOperation):
-        if union.args.get("by_name"):
-            problems.append("union by name")
-    for operation in [*tree.find_all(exp.Add), *tree.find_all(exp.Sub)]:
-        if any(_is_date(side) for side in (operation.left, operation.right)):
-            problems.append("arithmetic on a date")
-    return sorted(set(problems))
-
-
-_NOT_PORTABLE: tuple[tuple[type[exp.Expression], str], ...] = (
-    (exp.TryCast, "try_cast"),
-    (exp.PercentileCont, "percentile_cont"),
-    (exp.Quantile, "quantile"),
-    (exp.Median, "median"),
-    (exp.Bracket, "a list subscript"),
-    (exp.Lambda, "a lambda"),
-    (exp.Parameter, "a parameter"),
-    (exp.Placeholder, "a parameter"),
-)
-
-
-def _is_date(side: Any) -> bool:
-    named_date = isinstance(side, exp.Column) and side.name.endswith(("_date", "_first_day", "_last_day"))
-    return named_date or isinstance(side, exp.Interval)
 
 
 def _read_model(schema: str, path: Path) -> Model:
@@ -219,16 +194,3 @@ def _leading_comment(text: str) -> str:
             break
         words.append(line.removeprefix("--").strip())
     return " ".join(words).strip()
-
-
-def describe_table(
-    connection: duckdb.DuckDBPyConnection, table: str, comment: str, columns: Mapping[str, str]
-) -> None:
-    """Say in the database itself what one row of a table is, and what each of its columns."""
-    _comment(connection, "table", table, comment)
-    for column, words in columns.items():
-        _comment(connection, "column", f'{table}."{column}"', words)
-
-
-def _comment(connection: duckdb.DuckDBPyConnection, kind: str, target: str, comment: str) -> None:
-    connection.execute(f"comment on {kind} {target} is '{comment.replace(chr(39), chr(39) * 2)}'")

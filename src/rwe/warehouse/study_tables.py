@@ -12,12 +12,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from rwe.codes import NDC, Code
+from rwe.drug_names import drug_words, normalised_ndc
 from rwe.study import (
     AgeCriterion,
     CalendarCovariate,
     EventCriterion,
     ObservationCovariate,
     PeriodCriterion,
+    PlausibleRange,
     SexCovariate,
     StatusCovariate,
     Study,
@@ -32,6 +35,11 @@ _STUDY = {"study": (_TEXT, "The study.")}
 _WINDOW = {
     "from_day": (_INT, "First day of the window, from index, inclusive; null: open."),
     "to_day": (_INT, "Last day of the window, from index, inclusive; null: open."),
+}
+
+_PLAUSIBLE = {
+    "plausible_low": (_FLOAT, "A check reports values below; in its unit, null: open."),
+    "plausible_high": (_FLOAT, "A check reports values above; in its unit, null: open."),
 }
 
 #: Table → what one row is, and its columns: type and meaning.
@@ -117,6 +125,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
             "max_value": (_FLOAT, "Highest value or age in years that meets it, inclusive; null: open."),
             "not_before": (_DAY, "First index day that meets it; null: open."),
             "not_after": (_DAY, "Last index day that meets it; null: open."),
+            **_PLAUSIBLE,
         },
     ),
     "step": (
@@ -147,6 +156,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
             "transform": (_TEXT, "none, or log: analyses take the natural logarithm."),
             "origin": (_DAY, "Day from which years_since counts."),
             "status": (_TEXT, "The disease status that it indicates: responding or progressed."),
+            **_PLAUSIBLE,
         },
     ),
     "covariate_level": (
@@ -173,6 +183,45 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
             **_STUDY,
             "event": (_TEXT, "The intercurrent event."),
             "source": (_TEXT, "medication, procedure or condition."),
+        },
+    ),
+    "death_source": (
+        "One row per source of deaths that counts.",
+        {
+            **_STUDY,
+            "source": (_TEXT, "patient (the Patient record) or registry (an imported death registry)."),
+            "position": (
+                _INT,
+                "Its place in the protocol, from 1: of two that disagree the first is believed.",
+            ),
+        },
+    ),
+    "toxicity": (
+        "One row per adverse event that is graded by a laboratory value.",
+        {
+            **_STUDY,
+            "toxicity": (_TEXT, "Its name."),
+            "adverse_event": (
+                _TEXT,
+                "neutropenia, thrombocytopenia or anaemia: a scale of ref.toxicity_grade.",
+            ),
+            "codelist": (_TEXT, "Code list of the value."),
+        },
+    ),
+    "cart_copies": (
+        "One row per study that follows the expansion of the infused cells.",
+        {
+            **_STUDY,
+            "codelist": (_TEXT, "Code list of the copies of the transgene."),
+            "unit": (_TEXT, "UCUM code; a value in a unit of another kind does not count."),
+        },
+    ),
+    "drug_word": (
+        "One row per word by which a text looks like a drug of a code list.",
+        {
+            **_STUDY,
+            "codelist": (_TEXT, "The code list."),
+            "word": (_TEXT, "In lower case: from what the list calls its codes."),
         },
     ),
 }
@@ -203,7 +252,7 @@ def _rows(study: Study) -> Iterator[tuple[str, _Row]]:
         for c in study.codes(name):
             yield (
                 "codelist",
-                (name, c.system, c.code, c.is_prefix, c.display, c.source, c.valid_from, c.valid_to),
+                (name, c.system, _as_staged(c), c.is_prefix, c.display, c.source, c.valid_from, c.valid_to),
             )
     for source in p.index_event.sources:
         yield "index_source", (source,)
@@ -214,10 +263,29 @@ def _rows(study: Study) -> Iterator[tuple[str, _Row]]:
     for number, step in enumerate(_steps(study), start=1):
         yield "step", (number, *step)
     yield from _covariate_rows(study)
+    yield from _clinical_rows(study)
     for e in p.intercurrent_events:
         yield "intercurrent_event", (e.name, e.codelist, e.handling)
         for kind in e.sources:
             yield "intercurrent_source", (e.name, kind)
+
+
+def _as_staged(code: Code) -> str:
+    """A code as staging.medication_code has it."""
+    return normalised_ndc(code.code) if code.system == NDC else code.code
+
+
+def _clinical_rows(study: Study) -> Iterator[tuple[str, _Row]]:
+    p = study.protocol
+    for position, source in enumerate(p.outcome.death_sources, start=1):
+        yield "death_source", (source, position)
+    for t in p.toxicities:
+        yield "toxicity", (t.name, t.adverse_event, t.codelist)
+    if p.cart_copies:
+        yield "cart_copies", (p.cart_copies.codelist, p.cart_copies.unit)
+    for name in p.medication_codelists():
+        for word in drug_words(c.display for c in study.codes(name)):
+            yield "drug_word", (name, word)
 
 
 def _protocol_row(study: Study) -> _Row:
@@ -249,13 +317,14 @@ def _protocol_row(study: Study) -> _Row:
 
 def _criterion_rows(study: Study) -> Iterator[_Row]:
     for position, c in enumerate(study.protocol.eligibility, start=1):
-        codelist = window = unit = must_be_present = low = high = not_before = not_after = None
+        codelist = window = unit = must_be_present = low = high = not_before = not_after = plausible = None
         if isinstance(c, AgeCriterion):
             low, high = c.min_years, c.max_years
         elif isinstance(c, EventCriterion):
             codelist, window, must_be_present = c.codelist, c.window, c.must_be == "present"
         elif isinstance(c, ValueCriterion):
             codelist, window, unit, low, high = c.codelist, c.window, c.unit, c.min_value, c.max_value
+            plausible = c.plausible
         elif isinstance(c, PeriodCriterion):
             not_before, not_after = c.not_before, c.not_after
         from_day, to_day = (window.from_day, window.to_day) if window else (None, None)
@@ -272,7 +341,12 @@ def _criterion_rows(study: Study) -> Iterator[_Row]:
             high,
             not_before,
             not_after,
+            *_bounds(plausible),
         )
+
+
+def _bounds(plausible: PlausibleRange | None) -> tuple[float | None, float | None]:
+    return (plausible.low, plausible.high) if plausible else (None, None)
 
 
 def _steps(study: Study) -> Iterator[tuple[str, str, str | None]]:
@@ -297,9 +371,9 @@ def _steps(study: Study) -> Iterator[tuple[str, str, str | None]]:
 
 def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
     for position, c in enumerate(study.protocol.covariates, start=1):
-        codelist = from_day = to_day = unit = transform = origin = status = None
+        codelist = from_day = to_day = unit = transform = origin = status = plausible = None
         if isinstance(c, ObservationCovariate):
-            codelist, unit, transform = c.codelist, c.unit, c.transform
+            codelist, unit, transform, plausible = c.codelist, c.unit, c.transform, c.plausible
             from_day, to_day = c.window.from_day, c.window.to_day
         elif isinstance(c, CalendarCovariate):
             origin = c.origin
@@ -308,7 +382,5 @@ def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
         elif isinstance(c, SexCovariate):
             for level, value in c.values.items():
                 yield "covariate_level", (c.name, level, value)
-        yield (
-            "covariate",
-            (position, c.name, c.kind, c.label, codelist, from_day, to_day, unit, transform, origin, status),
-        )
+        window = (from_day, to_day, unit, transform, origin, status, *_bounds(plausible))
+        yield "covariate", (position, c.name, c.kind, c.label, codelist, *window)

@@ -1,0 +1,257 @@
+"""What a reader checks before believing the primary estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from rwe.analyse.tasks import Findings, Task, prepared
+from rwe.errors import RweError
+from rwe.evidence.contract import Estimate
+from rwe.evidence.parts import (
+    ArmWeights,
+    CorrectedEstimate,
+    Detectable,
+    Diagnostics,
+    HazardsTest,
+    Misclassification,
+    PositivityCell,
+    Subgroup,
+    SubgroupEstimate,
+    TippingPoint,
+    UnmeasuredConfounding,
+)
+from rwe.study import Analysis, Protocol
+from rwe.study.parts import Review
+from rwe.survival.cox import EXPOSURE
+from rwe.survival.data import CohortTable, CountingProcess, exposure_split
+from rwe.survival.misclassification import (
+    ChartReview,
+    MisclassificationAnalysis,
+    misclassified_deaths,
+    misclassified_exposure,
+)
+from rwe.survival.power import minimum_detectable_effect
+from rwe.survival.proportional_hazards import exposure_proportional_hazards
+from rwe.survival.sensitivity import confounding_array, e_value, lost_deaths_tipping_point
+from rwe.survival.subgroups import subgroup_effects
+from rwe.survival.tables import numbers
+
+_T = TypeVar("_T")
+_RATIOS, _PREVALENCES = (1.5, 2.0, 3.0), (0.1, 0.3, 0.5)
+
+
+def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diagnostics:
+    """All diagnostics of the primary analysis. What the data cannot carry is a note, not an error."""
+    notes: list[str] = []
+    primary = next((e for e in findings.estimates if _is_primary(e)), None)
+    model = _model(protocol)
+    rows = _try("The model's rows", notes, lambda: _rows(protocol, model, table)) if model else None
+    by_site = model is not None and "site" in model.stratify_by
+    hazards: list[HazardsTest] = []
+    subgroups: list[Subgroup] = []
+    if rows is not None:
+        hazards = _try("Proportional hazards", notes, lambda: _hazards(rows, by_site)) or []
+        subgroups = list(_subgroups(protocol, table, rows, by_site, notes))
+    weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
+    return Diagnostics(
+        proportional_hazards=hazards,
+        weights=[w for task, found in weighted for w in _weights(task, found)],
+        positivity=[
+            PositivityCell(covariate=s.covariate, level=s.level, started=s.started, not_started=s.not_started)
+            for _, found in weighted
+            for s in found.positivity
+        ],
+        unmeasured_confounding=_confounding(primary) if primary else None,
+        lost_deaths=_try("Deaths among the lost", notes, lambda: _lost(table)),
+        misclassification=list(_misclassified(protocol, primary, notes)) if primary else [],
+        detectable=_try("The detectable effect", notes, lambda: _detectable(table)),
+        subgroups=subgroups,
+        notes=notes,
+    )
+
+
+def _is_primary(e: Estimate) -> bool:
+    is_ratio = e.estimand == "hazard_ratio" and e.site is None
+    return e.role == "primary" and is_ratio and e.estimate is not None and e.log_estimate is not None
+
+
+def _model(protocol: Protocol) -> Analysis | None:
+    """The Cox model whose hazards are tested: the primary analysis if it is one, else the first adjusted."""
+    models = [a for a in protocol.analyses if a.analysis == "time_dependent_cox" and a.adjusted_for]
+    models = [a for a in models if a.status_after_start == "follow"]
+    return min(models, key=lambda a: a.role != "primary", default=None)
+
+
+def _rows(protocol: Protocol, model: Analysis, table: CohortTable) -> CountingProcess:
+    return prepared(Task(protocol, model, table, None)).rows()
+
+
+def _try(what: str, notes: list[str], ask: Callable[[], _T]) -> _T | None:
+    try:
+        return ask()
+    except RweError as e:
+        notes.append(f"{what}: {e}")
+        return None
+
+
+def _hazards(rows: CountingProcess, by_site: bool) -> list[HazardsTest]:
+    found = exposure_proportional_hazards(rows, stratify_by_site=by_site)
+    return [
+        HazardsTest(
+            covariate="exposure" if t.name == EXPOSURE else t.name,
+            chi_square=t.chi_square,
+            df=t.df,
+            p_value=t.p_value,
+        )
+        for t in (*found.tests, found.together)
+    ]
+
+
+def _weights(task: Task, found: object) -> Iterable[ArmWeights]:
+    arms = getattr(found, "weights", ())
+    for strategy, w in zip(task.strategies(), arms, strict=True):
+        yield ArmWeights(
+            strategy=strategy,
+            model=w.model,
+            patients=w.n_weighted,
+            mean=w.mean,
+            maximum=w.maximum,
+            percentiles={f"{q:g}": v for q, v in w.percentiles},
+            effective=w.effective_sample_size,
+        )
+
+
+def _confounding(primary: Estimate) -> UnmeasuredConfounding | None:
+    if primary.estimate is None:
+        return None
+    found = e_value(primary.estimate, primary.ci_low, primary.ci_high)
+    array = confounding_array(
+        primary.estimate,
+        primary.ci_low,
+        primary.ci_high,
+        confounder_ratios=_RATIOS,
+        prevalences_exposed=_PREVALENCES,
+        prevalences_unexposed=_PREVALENCES,
+    )
+    return UnmeasuredConfounding(
+        e_value=found.estimate,
+        e_value_limit=found.limit,
+        array=[
+            CorrectedEstimate(
+                confounder_hazard_ratio=c.confounder_ratio,
+                prevalence_treated=c.prevalence_exposed,
+                prevalence_control=c.prevalence_unexposed,
+                hazard_ratio=c.estimate,
+                ci_low=c.ci_low,
+                ci_high=c.ci_high,
+            )
+            for c in array
+        ],
+    )
+
+
+def _lost(table: CohortTable) -> TippingPoint:
+    found = lost_deaths_tipping_point(exposure_split(table))
+    return TippingPoint(group=found.group, deaths=found.deaths, censored=found.censored)
+
+
+def _detectable(table: CohortTable) -> Detectable:
+    counts = exposure_split(table).counts()
+    days = counts.person_days_exposed + counts.person_days_unexposed
+    found = minimum_detectable_effect(
+        counts.events_exposed + counts.events_unexposed, counts.person_days_exposed / days
+    )
+    return Detectable(
+        events=found.events,
+        share_exposed=found.share_exposed,
+        power=found.power,
+        protective=found.protective,
+        harmful=found.harmful,
+    )
+
+
+def _misclassified(protocol: Protocol, primary: Estimate, notes: list[str]) -> Iterable[Misclassification]:
+    review = protocol.chart_review
+    if review is None or primary.log_estimate is None or not primary.se:
+        return
+    log_hr, se, seed = primary.log_estimate, primary.se, protocol.seed
+    if review.starts is not None:
+        starts = review.starts
+        found = _try(
+            "Misclassified starts",
+            notes,
+            lambda: misclassified_exposure(log_hr, se, _chart(starts), seed=seed),
+        )
+        yield from _told("exposure", starts, found)
+    if review.deaths_treated is not None and review.deaths_control is not None:
+        treated, control = review.deaths_treated, review.deaths_control
+        found = _try(
+            "Misclassified deaths",
+            notes,
+            lambda: misclassified_deaths(
+                log_hr, se, exposed=_chart(treated), unexposed=_chart(control), seed=seed
+            ),
+        )
+        both = Review(
+            confirmed=treated.confirmed + control.confirmed, reviewed=treated.reviewed + control.reviewed
+        )
+        yield from _told("death", both, found)
+
+
+def _chart(review: Review) -> ChartReview:
+    return ChartReview(review.confirmed, review.reviewed)
+
+
+def _told(what: str, review: Review, found: MisclassificationAnalysis | None) -> Iterable[Misclassification]:
+    if found is not None:
+        yield Misclassification.model_validate(
+            {
+                "what": what,
+                "confirmed": review.confirmed,
+                "reviewed": review.reviewed,
+                "hazard_ratio": found.point,
+                "median": found.median,
+                "ci_low": found.ci_low,
+                "ci_high": found.ci_high,
+            }
+        )
+
+
+def _subgroups(
+    protocol: Protocol, table: CohortTable, rows: CountingProcess, by_site: bool, notes: list[str]
+) -> Iterable[Subgroup]:
+    for asked in protocol.subgroups:
+        values = numbers(table.patients, asked.covariate, "patients")
+        labels = np.where(values < asked.cut, f"below {asked.cut:g}", f"{asked.cut:g} and above")
+        named = [None if np.isnan(v) else str(label) for v, label in zip(values, labels, strict=True)]
+        ask = partial(
+            subgroup_effects,
+            rows,
+            named,
+            name=asked.covariate,
+            stratify_by_site=by_site,
+            level=protocol.confidence_level,
+        )
+        found = _try(f"Subgroup {asked.name}", notes, ask)
+        if found is None:
+            continue
+        yield Subgroup(
+            name=asked.name,
+            levels=[
+                SubgroupEstimate(
+                    level=e.level,
+                    n=sum(e.patients),
+                    events=sum(e.events),
+                    hazard_ratio=e.ratio.estimate if e.ratio else None,
+                    ci_low=e.ratio.ci_low if e.ratio else None,
+                    ci_high=e.ratio.ci_high if e.ratio else None,
+                )
+                for e in found.effects
+            ],
+            interaction_p=found.interaction.p_value,
+            warnings=list(found.warnings),
+        )

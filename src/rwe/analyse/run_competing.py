@@ -1,0 +1,109 @@
+"""Relapse and death without relapse: cumulative incidence, and the two hazard ratios that belong to each."""
+
+from __future__ import annotations
+
+from rwe.analyse.run_groups import CONFOUNDED
+from rwe.analyse.tasks import Findings, Task, make_estimate, relapses
+from rwe.errors import RweError
+from rwe.evidence.contract import Estimate
+from rwe.survival.competing import CumulativeIncidence, exposure_incidence, incidence_at
+from rwe.survival.data import CountingProcess, landmark_split
+from rwe.survival.fine_gray import CompetingFit, cause_specific_cox, fine_gray
+from rwe.survival.first_events import CompetingRows, competing_rows
+
+_ALIVE_WITHOUT = "Among those alive and without relapse at the landmark."
+
+
+def run_competing_risks(task: Task, _: CountingProcess, findings: Findings) -> None:
+    """From a landmark on, for relapse and for death without relapse before it."""
+    events = relapses(task.table)
+    rows = landmark_split(events.table, task.landmark or 0, task.fixed, task.time_varying)
+    rows.require_both_groups()
+    competing = competing_rows(events, rows)
+    notes = [*events.warnings, _ALIVE_WITHOUT]
+    for cause in events.causes:
+        _incidences(task, competing, cause, notes, findings)
+        for estimand, fit in (
+            ("cause_specific_hazard_ratio", cause_specific_cox),
+            ("subdistribution_hazard_ratio", fine_gray),
+        ):
+            at = task.parameters(cause=cause)
+            try:
+                fitted = fit(
+                    competing, cause, stratify_by_site=task.by_site, level=task.protocol.confidence_level
+                )
+            except RweError as e:
+                findings.estimates.append(
+                    make_estimate(task, rows, estimand, "refused", warnings=[*notes, str(e)], parameters=at)
+                )
+                continue
+            findings.estimates.append(_ratio(task, competing.of_cause(cause), estimand, fitted, notes))
+
+
+def _ratio(
+    task: Task, rows: CountingProcess, estimand: str, fitted: CompetingFit, notes: list[str]
+) -> Estimate:
+    hr = fitted.hazard_ratio()
+    caveats = [] if task.analysis.adjusted_for else [CONFOUNDED]
+    return make_estimate(
+        task,
+        rows,
+        estimand,
+        fitted.method,
+        warnings=[*notes, *fitted.warnings, *caveats],
+        parameters=task.parameters(cause=fitted.cause, ties=fitted.fit.ties),
+        effect_type="conditional" if task.analysis.adjusted_for or fitted.fit.strata else "marginal",
+        estimate=hr.estimate,
+        log_estimate=hr.log_estimate,
+        se=hr.se,
+        se_scale=None if hr.se is None else "log",
+        variance_method="robust, clustered by patient" if fitted.fit.is_robust else "inverse information",
+        ci_low=hr.ci_low,
+        ci_high=hr.ci_high,
+        ci_level=fitted.fit.ci_level,
+        ci_method="Wald on the log scale",
+        df=1,
+        p_value=hr.p_value,
+        status="ok" if hr.estimate is not None else "did_not_converge",
+    )
+
+
+def _incidences(task: Task, rows: CompetingRows, cause: str, notes: list[str], findings: Findings) -> None:
+    control, treated = task.strategies()
+    curves = exposure_incidence(rows, level=task.protocol.confidence_level)
+    for strategy, group in ((treated, curves.exposed), (control, curves.unexposed)):
+        curve = next(c for c in group if c.cause == cause)
+        for day in task.protocol.horizons:
+            findings.estimates.append(_incidence(task, rows.data, strategy, curve, day=day, notes=notes))
+
+
+def _incidence(
+    task: Task,
+    rows: CountingProcess,
+    strategy: str,
+    curve: CumulativeIncidence,
+    *,
+    day: int,
+    notes: list[str],
+) -> Estimate:
+    at = incidence_at(curve, [day])[0]
+    is_beyond = at.is_beyond_follow_up
+    beyond = [f"Nobody was followed until {day} days after the landmark, so there is no estimate."]
+    return make_estimate(
+        task,
+        rows,
+        "cumulative_incidence",
+        curve.method,
+        warnings=[*notes, *curve.warnings, *(beyond if is_beyond else [])],
+        contrast=task.contrast(strategy),
+        parameters=task.parameters(cause=curve.cause, time_days=day, time_origin_day=task.landmark or 0),
+        estimate=None if is_beyond else at.incidence,
+        se=None if is_beyond else at.se,
+        se_scale=None if is_beyond or at.se is None else "natural",
+        ci_low=None if is_beyond else at.ci_low,
+        ci_high=None if is_beyond else at.ci_high,
+        ci_level=curve.ci_level,
+        ci_method=curve.ci_method,
+        n=curve.n_patients,
+        events=curve.n_events,
+    )

@@ -1,0 +1,164 @@
+"""The target trial emulated: clone-censor-weight, with survival, restricted means and the hazard ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rwe.analyse.tasks import Findings, Task, defined, make_estimate
+from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
+from rwe.survival.data import CountingProcess, NotEstimableError
+from rwe.survival.effects import Effect
+from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
+from rwe.survival.weighted_curves import WeightedCurve
+
+FEWEST_EFFECTIVE = 10.0
+"""Effective patients of an arm below which its weighted estimate is refused."""
+
+
+def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Start by the end of grace against no start by then (or never); see `rwe.survival.emulation`.
+
+    Raises NotEstimableError where the weights of an arm are worth fewer than ten patients.
+    """
+    a, treated = task.analysis, task.protocol.strategies.treated
+    excuses = treated.unless_progressed and a.salvage == "apart"
+    found = clone_censor_weight(
+        task.table,
+        treated.grace_days if a.grace_days is None else a.grace_days,
+        task.fixed,
+        task.time_varying,
+        horizon_days=task.horizon,
+        times=task.protocol.horizons,
+        control=a.compared_with,
+        unless="progression_day" if excuses else None,
+        treated_model=a.weight_model,
+        site_indicators=task.by_site,
+        loss_weights=a.weight_for_loss,
+        truncate_percentile=a.truncate_percentile,
+        replicates=a.replicates,
+        seed=task.protocol.seed,
+        level=task.protocol.confidence_level,
+        progress=task.progress,
+    )
+    fewest = min(w.effective_sample_size for w in found.weights)
+    if fewest < FEWEST_EFFECTIVE:
+        raise NotEstimableError(
+            f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
+            advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
+        )
+    findings.estimates.extend(_estimates(task, rows, found))
+    findings.curves.extend(_curves(task, found))
+    findings.weights.append((task, found))
+
+
+def _estimates(task: Task, rows: CountingProcess, found: CloneCensorWeight) -> Iterable[Estimate]:
+    control, treated = task.strategies()
+    c = found.contrasts
+    coefficients = [
+        Coefficient(name=f"{k.model}: {k.name}", estimate=defined(k.estimate), se=None)
+        for k in found.coefficients
+    ]
+    yield _one(task, rows, found, "hazard_ratio", c.hazard_ratio, coefficients=coefficients)
+    for at in c.survival:
+        day = {"time_days": int(at.day), "time_origin_day": 0}
+        yield _one(task, rows, found, "survival", at.treated, strategy=treated, at=day)
+        yield _one(task, rows, found, "survival", at.control, strategy=control, at=day)
+        yield _one(task, rows, found, "survival_difference", at.difference, at=day)
+        yield _one(task, rows, found, "survival_ratio", at.ratio, at=day)
+    horizon = {"horizon_days": int(c.horizon_days), "time_origin_day": 0}
+    yield _one(task, rows, found, "rmst_days", c.rmst_treated, strategy=treated, at=horizon)
+    yield _one(task, rows, found, "rmst_days", c.rmst_control, strategy=control, at=horizon)
+    yield _one(task, rows, found, "rmst_difference_days", c.rmst_difference, at=horizon)
+
+
+def _one(
+    task: Task,
+    rows: CountingProcess,
+    found: CloneCensorWeight,
+    estimand: str,
+    effect: Effect,
+    *,
+    strategy: str | None = None,
+    at: Mapping[str, object] | None = None,
+    coefficients: list[Coefficient] | None = None,
+) -> Estimate:
+    control, treated = task.strategies()
+    a = task.analysis
+    parameters = task.parameters(
+        grace_days=found.grace_days,
+        compared_with=a.compared_with,
+        weight_model=a.weight_model,
+        weight_for_loss=a.weight_for_loss,
+        truncate_percentile=a.truncate_percentile,
+        replicates=a.replicates or None,
+        **(at or {}),
+    )
+    is_contrast = strategy is None
+    return make_estimate(
+        task,
+        rows,
+        estimand,
+        found.method,
+        warnings=[*(found.warnings if is_contrast else ()), *effect.warnings],
+        contrast=task.contrast(strategy),
+        parameters=parameters,
+        effect_type="marginal" if is_contrast else None,
+        estimate=defined(effect.estimate),
+        log_estimate=effect.log_estimate,
+        se=effect.se,
+        se_scale=effect.se_scale,
+        variance_method=effect.variance_method,
+        ci_low=defined(effect.ci_low),
+        ci_high=defined(effect.ci_high),
+        ci_level=effect.ci_level,
+        ci_method=effect.ci_method,
+        p_value=effect.p_value,
+        n=found.n,
+        events=found.events,
+        n_by_strategy={treated: found.clones[1].clones, control: found.clones[0].clones},
+        events_by_strategy={treated: found.clones[1].events, control: found.clones[0].events},
+        coefficients=coefficients or [],
+        status="ok" if effect.estimate is not None else "did_not_converge",
+    )
+
+
+def _curves(task: Task, found: CloneCensorWeight) -> Iterable[Curve]:
+    control, treated = task.strategies()
+    for strategy, curve in zip((control, treated), found.contrasts.curves, strict=True):
+        yield Curve(
+            analysis=task.analysis.analysis,
+            strategy=strategy,
+            site=task.site,
+            is_biased=False,
+            parameters=task.parameters(
+                grace_days=found.grace_days,
+                compared_with=task.analysis.compared_with,
+                weight_model=task.analysis.weight_model,
+                time_origin_day=0,
+            ),
+            points=_points(curve),
+        )
+
+
+def _points(curve: WeightedCurve) -> list[CurvePoint]:
+    """Weighted numbers at risk, rounded to whole patients; the bootstrap gives no band of a whole curve."""
+    start = CurvePoint(
+        time_days=0.0,
+        survival=1.0,
+        ci_low=None,
+        ci_high=None,
+        at_risk=round(float(curve.at_risk[0])) if len(curve.at_risk) else 0,
+        events=0,
+    )
+    points = [
+        CurvePoint(
+            time_days=float(t),
+            survival=defined(s),
+            ci_low=None,
+            ci_high=None,
+            at_risk=round(float(n)),
+            events=0,
+        )
+        for t, s, n in zip(curve.time, curve.survival, curve.at_risk, strict=True)
+    ]
+    return [start, *points]

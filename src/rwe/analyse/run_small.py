@@ -1,0 +1,141 @@
+"""Analyses for few patients or few events: Firth's penalty, exact permutation, restricted means."""
+
+from __future__ import annotations
+
+from rwe.analyse.run_groups import CONFOUNDED, few_events
+from rwe.analyse.tasks import Findings, Task, defined, make_estimate
+from rwe.evidence.contract import Coefficient
+from rwe.survival.data import CountingProcess
+from rwe.survival.firth import exposure_firth
+from rwe.survival.permutation import exposure_permutation
+from rwe.survival.rmst import ArmMean, exposure_rmst
+
+
+def run_firth(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """A Cox model with Firth's penalty: finite where an arm has no event."""
+    fit = exposure_firth(rows, stratify_by_site=task.by_site, level=task.protocol.confidence_level)
+    hr = fit.hazard_ratio()
+    caveats = [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
+    findings.estimates.append(
+        make_estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            f"{fit.method}, {fit.ties.capitalize()} ties",
+            warnings=[*fit.warnings, *few_events(task, rows.counts(), len(fit.names)), *caveats],
+            effect_type="conditional" if task.analysis.adjusted_for or fit.strata else "marginal",
+            parameters=task.parameters(ties=fit.ties),
+            estimate=hr.estimate,
+            log_estimate=hr.log_estimate,
+            se=hr.se,
+            se_scale="log",
+            variance_method="inverse information",
+            ci_low=hr.ci_low,
+            ci_high=hr.ci_high,
+            ci_level=fit.ci_level,
+            ci_method=fit.ci_method,
+            df=1,
+            p_value=hr.p_value,
+            coefficients=[
+                Coefficient(name=name, estimate=defined(b), se=defined(se))
+                for name, b, se in zip(fit.names, fit.coefficients, fit.se, strict=True)
+            ],
+        )
+    )
+
+
+def run_permutation(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """The exact permutation log-rank test; beyond a million relabellings a seeded sample of them."""
+    test = exposure_permutation(rows, stratify_by_site=task.by_site, seed=task.protocol.seed)
+    control, treated = task.strategies()
+    exactness = "exact" if test.is_exact else f"{test.n_drawn:,} random relabellings"
+    total = test.observed + (rows.counts().events_unexposed)
+    findings.estimates.append(
+        make_estimate(
+            task,
+            rows,
+            "p_value",
+            f"{test.method}, {exactness}",
+            warnings=test.warnings,
+            estimate=test.p_value,
+            se=test.error,
+            se_scale=None if test.error is None else "natural",
+            variance_method=None if test.error is None else "Monte Carlo",
+            ci_low=test.error_low,
+            ci_high=test.error_high,
+            ci_level=None if test.error_low is None else 0.99,
+            ci_method=None
+            if test.error_low is None
+            else "for the exact p value, from the relabellings drawn",
+            p_value=test.p_value,
+            expected_by_strategy={treated: test.expected, control: total - test.expected},
+        )
+    )
+
+
+def run_rmst(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Restricted means of both arms and their difference."""
+    horizon = task.horizon
+    level = task.protocol.confidence_level
+    found = exposure_rmst(rows, horizon, level=level)
+    control, treated = task.strategies()
+    at = task.parameters(horizon_days=horizon, time_origin_day=task.landmark or 0)
+    for strategy, arm in ((treated, found.exposed), (control, found.unexposed)):
+        findings.estimates.append(
+            make_estimate(
+                task,
+                rows,
+                "rmst_days",
+                found.method,
+                warnings=[*arm.warnings, *_bound(arm, horizon)],
+                contrast=task.contrast(strategy),
+                parameters=at,
+                **_mean(arm, level, found.ci_method),
+                n=arm.n_patients,
+                events=arm.events,
+            )
+        )
+    findings.estimates.append(
+        make_estimate(
+            task,
+            rows,
+            "rmst_difference_days",
+            found.method,
+            warnings=[*found.warnings, *([] if task.is_biased else [CONFOUNDED])],
+            parameters=at,
+            effect_type="marginal",
+            estimate=found.difference,
+            se=found.se,
+            se_scale=None if found.se is None else "natural",
+            variance_method=None if found.se is None else "variance of the area",
+            ci_low=found.ci_low,
+            ci_high=found.ci_high,
+            ci_level=found.ci_level,
+            ci_method=None if found.ci_low is None else found.ci_method,
+            p_value=found.p_value,
+        )
+    )
+
+
+def _mean(arm: ArmMean, level: float, ci_method: str) -> dict[str, object]:
+    has_interval = arm.ci_low is not None
+    return {
+        "estimate": arm.estimate,
+        "se": arm.se,
+        "se_scale": None if arm.se is None else "natural",
+        "variance_method": None if arm.se is None else "variance of the area",
+        "ci_low": arm.ci_low if has_interval else arm.lower_bound,
+        "ci_high": arm.ci_high,
+        "ci_level": level,
+        "ci_method": ci_method if has_interval else "exact binomial bound" if arm.lower_bound else None,
+    }
+
+
+def _bound(arm: ArmMean, horizon: float) -> list[str]:
+    if arm.lower_bound is None:
+        return []
+    who = "1 patient" if arm.followed_to_horizon == 1 else f"{arm.followed_to_horizon} patients"
+    return [
+        f"Nobody died, so there is no standard error: {who} followed {horizon:.0f} days without a death make "
+        f"a mean of at least {arm.lower_bound:.0f} days."
+    ]

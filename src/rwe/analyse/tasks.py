@@ -1,0 +1,199 @@
+"""One analysis on one set of rows, and the estimate that is made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rwe.evidence.contract import Contrast, Curve, Estimate, Parameters, Refusal, groups_of
+from rwe.progress import SILENT, Progress
+from rwe.study import Analysis, Protocol
+from rwe.survival.data import (
+    CohortTable,
+    CountingProcess,
+    NotEstimableError,
+    exposure_split,
+    landmark_split,
+    naive_split,
+    start_day_split,
+)
+from rwe.survival.emulation import CloneCensorWeight
+from rwe.survival.first_events import FirstEvents, first_events
+from rwe.survival.histories import with_salvage
+from rwe.survival.tables import numbers
+
+IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
+RELAPSE, NON_RELAPSE_DEATH = "relapse", "non_relapse_death"
+_CURVES = ("_kaplan_meier", "simon_makuch")
+
+
+@dataclass
+class Findings:
+    """What the analyses gave, in the order in which the protocol asks."""
+
+    estimates: list[Estimate] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    weights: list[tuple[Task, CloneCensorWeight]] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        """Each warning of a primary estimate once; the others stay with their estimates."""
+        found = [w for e in self.estimates if e.role == "primary" for w in e.warnings]
+        return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One analysis on one set of rows: what every estimate made from it shares."""
+
+    protocol: Protocol
+    analysis: Analysis
+    table: CohortTable
+    site: str | None
+    landmark: int | None = None
+    is_posthoc: bool = False
+    notes: tuple[str, ...] = ()
+    variant: str | None = None
+    progress: Progress = SILENT
+
+    @property
+    def is_biased(self) -> bool:
+        return self.analysis.analysis.startswith("naive_")
+
+    @property
+    def time_varying(self) -> list[str]:
+        return [name for name in self.analysis.adjusted_for if name in self.protocol.statuses()]
+
+    @property
+    def fixed(self) -> list[str]:
+        return [name for name in self.analysis.adjusted_for if name not in self.time_varying]
+
+    @property
+    def by_site(self) -> bool:
+        """Whether each site has a baseline hazard (or a coefficient of the weights) of its own."""
+        return "site" in self.analysis.stratify_by and self.site is None
+
+    @property
+    def horizon(self) -> int:
+        """The day up to which restricted means and survival differences are taken."""
+        asked = self.analysis.horizon_days or max(self.protocol.horizons, default=None)
+        if asked is None:
+            raise NotEstimableError(
+                "the study names no horizon", advice="give horizon_days, or horizons in the study file"
+            )
+        return asked
+
+    def rows(self) -> CountingProcess:
+        """The rows at risk: ever against never, from a landmark, or split at the start of exposure."""
+        if self.is_biased:
+            return naive_split(self.table, self.fixed, self.time_varying)
+        if self.landmark is not None:
+            return landmark_split(self.table, self.landmark, self.fixed, self.time_varying)
+        if self.analysis.status_after_start == "freeze":
+            return start_day_split(self.table, self.fixed, self.time_varying)
+        return exposure_split(self.table, self.fixed, self.time_varying)
+
+    def parameters(self, **values: object) -> Parameters:
+        a = self.analysis
+        is_followed = a.analysis == "time_dependent_cox" and self.time_varying
+        fields: dict[str, object] = {
+            "landmark_day": self.landmark,
+            "time_origin_day": (self.landmark or 0) if a.analysis.endswith(_CURVES) else None,
+            "adjusted_for": a.adjusted_for,
+            "stratified_by": list(a.stratify_by) if self.site is None else [],
+            "status_after_start": a.status_after_start if is_followed else None,
+            "ties": a.ties if a.analysis.endswith("_cox") else None,
+            "salvage": "counts_as_start" if a.salvage == "counts_as_start" else None,
+            "endpoint": None if a.endpoint == "outcome" else a.endpoint,
+            "variant": self.variant,
+        }
+        return Parameters.model_validate({**fields, **values})
+
+    def contrast(self, strategy: str | None = None) -> Contrast:
+        """Treated against control, or one `strategy` alone."""
+        control, treated = self.strategies()
+        return Contrast(
+            strategy=strategy or treated,
+            reference=None if strategy else control,
+            groups=groups_of(self.analysis.analysis),
+        )
+
+    def strategies(self) -> tuple[str, str]:
+        return self.protocol.strategies.control.name, self.protocol.strategies.treated.name
+
+
+def prepared(task: Task) -> Task:
+    """The task on the table that its options ask for: with salvage as a start, to the first progression.
+
+    Raises NotEstimableError where the study has no disease status.
+    """
+    notes: list[str] = []
+    table = task.table
+    if task.analysis.salvage == "counts_as_start":
+        table = with_salvage(table)
+        notes.append("A first start after progression counts here: salvage is not what the question asks.")
+    if task.analysis.endpoint == "progression_free_survival":
+        events = relapses(table)
+        table = events.table
+        notes += events.warnings
+    return replace(task, table=table, notes=tuple(notes))
+
+
+def relapses(table: CohortTable) -> FirstEvents:
+    """First progression or death, whichever comes first. Raises NotEstimableError without progressions."""
+    if "progression_day" not in table.patients.columns:
+        raise NotEstimableError("the study records no progression", advice="name a disease_status in it")
+    days = numbers(table.patients, "progression_day", "patients")
+    return first_events(table, {RELAPSE: days}, death=NON_RELAPSE_DEATH)
+
+
+def make_estimate(
+    task: Task,
+    rows: CountingProcess | None,
+    estimand: str,
+    method: str,
+    *,
+    warnings: Sequence[str] = (),
+    **values: object,
+) -> Estimate:
+    """An estimate with everything its task already knows; a number that is not given is null."""
+    control, treated = task.strategies()
+    counts = rows.counts() if rows is not None else None
+    blank = dict.fromkeys(
+        ("estimate", "log_estimate", "se", "se_scale", "variance_method", "ci_low", "ci_high", "ci_level")
+    )
+    blank |= dict.fromkeys(("ci_method", "df", "p_value", "effect_type"))
+    n_by = {treated: counts.patients_exposed, control: counts.patients_unexposed} if counts else {}
+    events_by = {treated: counts.events_exposed, control: counts.events_unexposed} if counts else {}
+    said = ([IMMORTAL_TIME] if task.is_biased else []) + [*task.notes, *warnings]
+    fields: dict[str, object] = {
+        **blank,
+        "analysis": task.analysis.analysis,
+        "estimand": estimand,
+        "role": "posthoc" if task.is_posthoc and not task.is_biased else task.analysis.role,
+        "contrast": task.contrast(),
+        "site": task.site,
+        "method": method,
+        "parameters": task.parameters(),
+        "n": rows.n_patients if rows is not None else len(task.table),
+        "events": sum(events_by.values()),
+        "n_by_strategy": n_by,
+        "events_by_strategy": events_by,
+        "status": "refused" if method == "refused" else "ok",
+        "is_biased": task.is_biased,
+        "warnings": list(dict.fromkeys(said)),
+    }
+    return Estimate.model_validate({**fields, **values})
+
+
+def defined(value: float | None) -> float | None:
+    """A finite number, else None: the contract has no infinities."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def count_events(task: Task, count: int) -> str:
+    """`1 death`, `12 events`."""
+    is_death = not task.protocol.composite_events() and task.analysis.endpoint == "outcome"
+    noun = "death" if is_death else "event"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,225 @@
+"""Who was erased, and must not come back: a list of HMACs under a key of its own.
+
+The key and the list lie outside the workspace, beside the pseudonym key or where
+`pseudonyms.blocklist_key_file`
+says: a workspace that is restored from an older backup meets the list all the same. A patient
+stands in it twice where both are known, by the server's id and by the pseudonym: so the list outlives the
+landed files and a change of the pseudonym key. Without the key nobody can tell who is in it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+import msgspec
+
+from rwe.config import KEY_BYTES, Workspace
+from rwe.errors import ConfigError
+from rwe.lake.pseudonyms import Pseudonymiser, reference_target
+from rwe.scratch import locked
+
+_REFERENCE = re.compile(rb"(?:Patient/|urn:uuid:|urn:oid:)([A-Za-z0-9\-.]{1,64})")
+#: What stands in place of a reference to an erased patient in the records of others.
+ERASED = b"erased"
+
+
+class Blocklist:
+    """The list of one key. `holds` and `add` take what tells a patient: see `by_id` and `by_pseudonym`."""
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        self.path, self._key = path, key
+        self._entries = frozenset(path.read_text(encoding="ascii").split()) if path.exists() else frozenset()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> frozenset[str]:
+        """The HMACs, as hex."""
+        return self._entries
+
+    def by_id(self, site: str, patient_id: str) -> str:
+        """The entry of a patient by the server's id."""
+        return hmac.digest(self._key, f"id|{site}|{patient_id}".encode(), "sha256").hex()
+
+    def by_pseudonym(self, pseudonym: str) -> str:
+        """The entry of a patient by the pseudonym."""
+        return hmac.digest(self._key, f"pseudonym|{pseudonym}".encode(), "sha256").hex()
+
+    def holds_pseudonym(self, pseudonym: str) -> bool:
+        return self.by_pseudonym(pseudonym) in self._entries
+
+    def holds_id(self, site: str, patient_id: str) -> bool:
+        return self.by_id(site, patient_id) in self._entries
+
+    def add(self, entries: Collection[str]) -> None:
+        """Add entries, synced to disk before this returns. Raises ConfigError where that cannot be done."""
+        try:
+            with locked(self.path.with_name(f".{self.path.name}.lock")):
+                there = self.path.read_text(encoding="ascii").split() if self.path.exists() else []
+                self._entries = frozenset({*there, *entries})
+                _write_private(self.path, "\n".join(sorted(self._entries)) + "\n")
+        except OSError as e:
+            raise ConfigError(
+                "the list of erased patients cannot be written", where=str(self.path), advice=_ELSEWHERE
+            ) from e
+
+
+_ELSEWHERE = "name a folder that can be written in pseudonyms.blocklist_key_file of rwe.yaml"
+
+
+def key_path(workspace: Workspace) -> Path:
+    """Where the key of the list lies; the list beside it, as `….list`."""
+    settings = workspace.settings.pseudonyms
+    named = settings.blocklist_key_file
+    pseudonym_key = settings.key_file.expanduser()
+    path = named.expanduser() if named else pseudonym_key.with_name(f"{pseudonym_key.stem}-blocklist.key")
+    if path.resolve().is_relative_to(workspace.root.resolve()):
+        raise ConfigError(
+            "the key of the list of erased patients would lie inside the workspace",
+            where=str(path),
+            advice="name a place outside in pseudonyms.blocklist_key_file of rwe.yaml",
+        )
+    return path
+
+
+def open_blocklist(workspace: Workspace, *, make: bool = False) -> Blocklist | None:
+    """The list; None where nobody was erased yet, unless one is to be made.
+
+    Raises ConfigError where the list is there and its key is not, or lies open: then it cannot be told who
+    must not come back, and nothing may land.
+    """
+    path = key_path(workspace)
+    listed = path.with_suffix(".list")
+    if not path.exists() and not listed.exists():
+        if not make:
+            return None
+        _make_key(path)
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        is_open = bool(path.stat().st_mode & 0o077)
+    except (OSError, ValueError):
+        key, is_open = b"", False
+    if is_open:
+        raise ConfigError(
+            "others can read the key of the list of erased patients", where=str(path), advice="chmod 600 it"
+        )
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            "the key of the list of erased patients is missing or damaged",
+            where=str(path),
+            advice="restore it: without it nobody can tell who must not come back",
+        )
+    return Blocklist(listed, key)
+
+
+def _make_key(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_private(path, secrets.token_hex(KEY_BYTES) + "\n")
+    except OSError as e:
+        raise ConfigError(
+            "the key of the list of erased patients cannot be written", where=str(path), advice=_ELSEWHERE
+        ) from e
+
+
+def _write_private(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)
+
+
+def blocked_at(workspace: Workspace, site: str) -> Callable[[str], bool] | None:
+    """Tells whether a Patient id of a site is of somebody erased; None where nobody is. Each id is looked up
+    once. Raises ConfigError as `open_blocklist`."""
+    blocklist = open_blocklist(workspace)
+    if blocklist is None or not len(blocklist):
+        return None
+    pseudonyms = Pseudonymiser(workspace.pseudonym_key(), site)
+    known: dict[str, bool] = {}
+
+    def is_blocked(patient_id: str) -> bool:
+        if patient_id not in known:
+            known[patient_id] = blocklist.holds_id(site, patient_id) or blocklist.holds_pseudonym(
+                pseudonyms.of("Patient", patient_id)
+            )
+        return known[patient_id]
+
+    return is_blocked
+
+
+class _Reference(msgspec.Struct):
+    reference: str | None = None
+
+
+class _Owned(msgspec.Struct):
+    resourceType: str = ""  # noqa: N815 - FHIR's name
+    id: str | None = None
+    subject: _Reference | None = None
+    patient: _Reference | None = None
+    beneficiary: _Reference | None = None
+
+
+_decode = msgspec.json.Decoder(_Owned).decode
+
+
+def patients_of(line: bytes) -> tuple[str, str | None, frozenset[str]]:
+    """(type, id, Patient ids it belongs to) of a resource's line; ("", None, none) where it is no such."""
+    try:
+        found = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", None, frozenset()
+    owners = {found.id} if found.resourceType == "Patient" and found.id else set()
+    for named in (found.subject, found.patient, found.beneficiary):
+        target = reference_target(named.reference) if named else None
+        if target and target[0] in {"Patient", None}:
+            owners.add(target[1])
+    return found.resourceType, found.id, frozenset(owners)
+
+
+def without_blocked(line: bytes, is_blocked: Callable[[str], bool]) -> bytes | None:
+    """A landed line as it may stay: None where it belongs to an erased patient, else with references to such
+    patients blanked. A tombstone of an erased Patient goes too."""
+    if any(map(is_blocked, patients_of(line)[2])):
+        return None
+    found = {m.decode("ascii") for m in _REFERENCE.findall(line)}
+    if not any(map(is_blocked, found)):
+        return line
+    return _REFERENCE.sub(
+        lambda m: m[0].removesuffix(m[1]) + ERASED if is_blocked(m[1].decode("ascii")) else m[0], line
+    )
+
+
+class Gate:
+    """Stands before a site's landing: whoever was erased does not land again, by whatever way."""
+
+    def __init__(self, is_blocked: Callable[[str], bool], blocklist: Blocklist) -> None:
+        self._is_blocked, self._blocklist = is_blocked, blocklist
+
+    def lines(self, raw_lines: Iterable[bytes]) -> list[bytes]:
+        """The lines that may land, references to erased patients blanked."""
+        kept = (without_blocked(line, self._is_blocked) for line in raw_lines)
+        return [line for line in kept if line is not None]
+
+    def patients(self, patient_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these Patient ids who were erased: nobody asks for them."""
+        return frozenset(filter(self._is_blocked, patient_ids))
+
+    def pseudonyms(self, pseudonyms: Iterable[str]) -> frozenset[str]:
+        """Those of these pseudonyms who were not erased."""
+        return frozenset(p for p in pseudonyms if not self._blocklist.holds_pseudonym(p))
+
+
+def gate_of(workspace: Workspace, site: str) -> Gate | None:
+    """The gate of a site; None where nobody was erased. Raises ConfigError as `open_blocklist`."""
+    is_blocked, blocklist = blocked_at(workspace, site), open_blocklist(workspace)
+    return Gate(is_blocked, blocklist) if is_blocked and blocklist else None

@@ -1,0 +1,236 @@
+"""Parts of evidence.json that stand beside the estimates: diagnostics, bias autopsy, lock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AutopsyStep(Part):
+    """One hazard ratio on the way from the naive analysis to the best one, and what changed from the step
+    before: a bias was removed, or another question is answered (the estimand changed)."""
+
+    step: Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted"]
+    label: str
+    change: Literal["naive", "bias_removed", "estimand_changed"]
+    words: str = Field(description="What changed, in a sentence.")
+    hazard_ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    events: int
+    warnings: list[str]
+
+
+class BiasAutopsy(Part):
+    """How many days the naive analysis gives to the treated in which nobody could die, and to whom."""
+
+    starters: int
+    immortal_days: float
+    share_of_treated_days: float | None = Field(
+        description="Of the days that the naive analysis counts as treated, how many were before the start."
+    )
+    days_q1: float | None
+    days_median: float | None
+    days_q3: float | None
+    days_by_site: dict[str, float]
+    starters_by_site: dict[str, int]
+    steps: list[AutopsyStep]
+
+
+class HazardsTest(Part):
+    """Whether a coefficient of the primary model is the same at all times (scaled Schoenfeld residuals)."""
+
+    covariate: str
+    chi_square: float
+    df: int
+    p_value: float
+
+
+class ArmWeights(Part):
+    """The weights of one arm. `effective` is Kish's effective sample size."""
+
+    strategy: str
+    model: str
+    patients: int = Field(description="Those whose weight is final: followed beyond the grace period.")
+    mean: float | None
+    maximum: float | None
+    percentiles: dict[str, float]
+    effective: float
+
+
+class PositivityCell(Part):
+    """A kind of patient, and how many of them started within the grace period. A zero is no positivity."""
+
+    covariate: str
+    level: str
+    started: int
+    not_started: int
+
+
+class CorrectedEstimate(Part):
+    """The primary hazard ratio without a binary confounder of this strength and these prevalences."""
+
+    confounder_hazard_ratio: float
+    prevalence_treated: float
+    prevalence_control: float
+    hazard_ratio: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+class UnmeasuredConfounding(Part):
+    """How strong an unmeasured confounder had to be to explain the primary estimate away."""
+
+    e_value: float
+    e_value_limit: float | None
+    array: list[CorrectedEstimate]
+
+
+class TippingPoint(Part):
+    """How many of the censored had to have died when lost, until the log-rank test finds nothing."""
+
+    group: str
+    deaths: int | None
+    censored: int
+
+
+class Misclassification(Part):
+    """The primary hazard ratio, corrected for what a review of charts found."""
+
+    what: Literal["exposure", "death"]
+    confirmed: int
+    reviewed: int
+    hazard_ratio: float | None
+    median: float
+    ci_low: float
+    ci_high: float
+
+
+class Detectable(Part):
+    """The hazard ratios nearest to 1 that so many events would show with this power."""
+
+    events: int
+    share_exposed: float
+    power: float
+    protective: float
+    harmful: float
+
+
+class SubgroupEstimate(Part):
+    level: str
+    n: int
+    events: int
+    hazard_ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Subgroup(Part):
+    """The effect by level of a covariate known at index; whether it differs is `interaction_p`'s question."""
+
+    name: str
+    levels: list[SubgroupEstimate]
+    interaction_p: float | None
+    warnings: list[str]
+
+
+class Diagnostics(Part):
+    """What a reader checks before believing the primary estimate. A part that does not apply is empty, and
+    `notes` say why."""
+
+    proportional_hazards: list[HazardsTest] = Field(default=[])
+    weights: list[ArmWeights] = Field(default=[])
+    positivity: list[PositivityCell] = Field(default=[])
+    unmeasured_confounding: UnmeasuredConfounding | None = None
+    lost_deaths: TippingPoint | None = None
+    misclassification: list[Misclassification] = Field(default=[])
+    detectable: Detectable | None = None
+    subgroups: list[Subgroup] = Field(default=[])
+    notes: list[str] = Field(default=[])
+
+
+class EventRate(Part):
+    """First events of a kind per person-time, while exposed or while not; the interval is exact (Poisson)."""
+
+    event: str
+    strategy: str
+    patients_at_risk: int
+    events: int
+    person_years: float
+    rate_per_100_years: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Safety(Part):
+    """Events by exposure at the time, not adjusted. Who had one before the start is at risk no more."""
+
+    rates: list[EventRate]
+    notes: list[str]
+
+
+class ExpansionSummary(Part):
+    """Expansion of the infused cells in those who ever started and those who never did."""
+
+    strategy: str
+    patients: int
+    peak_q1: float | None
+    peak_median: float | None
+    peak_q3: float | None
+    peak_day_median: float | None
+    auc_median: float | None = Field(description="Days 0 to 28, copies times days.")
+    last_detectable_day_median: float | None
+
+
+class CopiesTrace(Part):
+    """One patient's copies over time, without a name: days from index, values, and what happened when."""
+
+    strategy: str
+    days: list[int]
+    copies: list[float]
+    start_day: int | None
+    progression_day: int | None
+
+
+class CaseReport(Part):
+    """Relapse, a start of the exposure after it, then a response again; with copies around the start."""
+
+    relapse_day: int
+    start_day: int
+    response_day: int
+    copies_before: float | None
+    copies_after: float | None
+    is_rising: bool | None
+
+
+class Kinetics(Part):
+    """Copies of the transgene over time. Strategies are by ever started, which looks ahead: it describes."""
+
+    unit: str
+    summaries: list[ExpansionSummary]
+    traces: list[CopiesTrace]
+    case_series: list[CaseReport]
+    notes: list[str]
+
+
+class Amendment(Part):
+    locked_at: datetime
+    version: str
+    protocol_sha256: str
+    reason: str | None
+
+
+class LockSummary(Part):
+    """The protocol against its lock: what was planned before the outcome was seen."""
+
+    status: Literal["unlocked", "locked", "changed"]
+    registration: str | None
+    log: list[Amendment]
+    changed: list[str] = Field(description="Fields of the protocol that differ from the locked one.")
