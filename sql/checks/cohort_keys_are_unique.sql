@@ -37,6 +37,13 @@ with key as (
     from cohort.cart_copies
     union all
     select
+        'copies_by_day' as made,
+        study,
+        patient_id,
+        cast(day as varchar) as part
+    from cohort.copies_by_day
+    union all
+    select
         'eligibility' as made,
         study,
         patient_id,

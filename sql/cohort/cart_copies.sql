@@ -1,57 +1,19 @@
 -- One row a patient with copies of the transgene measured on or after index: how far the cells expanded, and
--- how long they were seen. Below a bound counts as 0; of several values of a day their mean; before the first
--- measurement 0 on day 0, straight lines between the days.
-with recorded as (
-    select
-        c.study,
-        m.patient_id,
-        c.unit,
-        date_diff('day', i.index_date, m.event_date) as day,
-        case
-            when o.value_comparator in ('<', '<=') then 0.0
-            when w.factor = r.factor and w.offset_value = r.offset_value then o.value_number
-            else (o.value_number * r.factor + r.offset_value - w.offset_value) / w.factor
-        end as copies
-    from study.cart_copies as c
-    inner join cohort.codelist_match as m on c.study = m.study and c.codelist = m.codelist
-    inner join cohort.index_event as i on m.study = i.study and m.patient_id = i.patient_id
-    inner join staging.observation as o
-        on m.event_id = o.observation_id and m.component_number = o.component_number
-    inner join ref.unit as w on c.unit = w.unit
-    inner join ref.unit as r on o.value_unit = r.unit and w.canonical_unit = r.canonical_unit
-    where
-        m.kind = 'observation'
-        and o.value_number >= 0
-        and o.value_number < 1e15
-        and m.event_date >= i.index_date
-),
-
-daily as (
-    select
-        study,
-        patient_id,
-        unit,
-        day,
-        -- Decimals add up exactly: the last digit depends on no order of rows.
-        cast(sum(cast(copies as decimal(38, 12))) as double) / count(*) as copies
-    from recorded
-    group by study, patient_id, unit, day
-),
-
-point as (
+-- how long they were seen. Before the first measurement 0 on day 0, straight lines between the days.
+with point as (
     select
         study,
         patient_id,
         day,
         copies
-    from daily
+    from cohort.copies_by_day
     union all
     select
         study,
         patient_id,
         0 as day,
         0.0 as copies
-    from daily
+    from cohort.copies_by_day
     group by study, patient_id
     having min(day) > 0
 ),
@@ -100,11 +62,11 @@ peak as (
     select
         study,
         patient_id,
-        unit,
+        copies_unit,
         day,
         copies,
         row_number() over (partition by study, patient_id order by copies desc, day asc) as precedence
-    from daily
+    from cohort.copies_by_day
 ),
 
 span as (
@@ -114,14 +76,14 @@ span as (
         count(*) as n_days,
         max(day) as last_measured_day,
         max(case when copies > 0 then day end) as last_detectable_day
-    from daily
+    from cohort.copies_by_day
     group by study, patient_id
 )
 
 select
     p.study, -- The study.
     p.patient_id, -- The patient.
-    p.unit as copies_unit, -- The protocol's unit of copies.
+    p.copies_unit, -- The protocol's unit of copies.
     cast(s.n_days as integer) as n_days, -- Days with a measurement.
     p.copies as peak_copies, -- Highest of the days' values.
     cast(p.day as integer) as peak_day, -- Days from index to the first of the highest.

@@ -1,6 +1,6 @@
--- One row a valid record, or component of one, that a code list of a study matches: by code, and by the code's
--- validity on its day. Nothing is dated after it was fetched, so the latest possible day of a month or year is
--- at most that day.
+-- One row a valid record, or component of one, that a code list of a study matches: by code, and by the
+-- code's validity on its day. Nothing is dated after it was fetched, so the latest possible day of a month or
+-- year is at most that day.
 with event as (
     select
         'medication' as kind,

@@ -25,6 +25,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rwe.blocklist import gate_of
 from rwe.config import SITE_NAME, Workspace
 from rwe.crypt import SUFFIX, UnsealError, place
 from rwe.errors import LakeError, UsageError
@@ -99,13 +100,10 @@ def import_deaths(
     settings = workspace.settings.sites.get(site, Site())
     lines = _read(file, settings)
     ids = _patient_ids(workspace, site, {line.who for line in lines if line.who[0]})
-    pseudonyms = Pseudonymiser(workspace.pseudonym_key(), site)
+    named = [(i, line) for line in lines for i in (ids.get(line.who, ()) if line.who[0] else [line.who[1]])]
+    known = _pseudonyms(workspace, site, {i for i, _ in named})
     today = at.astimezone(settings.zone).date()
-    rows = {
-        (pseudonyms.of("Patient", i), line.source, line.death)
-        for line in lines
-        for i in ([line.who[1]] if not line.who[0] else ids.get(line.who, ()))
-    }
+    rows = {(known[i], line.source, line.death) for i, line in named if i in known}
     table = _table(
         (p, site, s, d.day, d.precision, d.first_day, d.last_day, at.replace(tzinfo=None), today)
         for p, s, d in sorted(rows, key=lambda r: (r[0], r[1], r[2].first_day, r[2].last_day))
@@ -179,6 +177,17 @@ def _line(row: dict[str, str], site: Site, where: str) -> _Line:
             "death_date is no date", where=where, advice="write YYYY-MM-DD, YYYY-MM or YYYY"
         ) from None
     return _Line(who, death, values["source"])
+
+
+def _pseudonyms(workspace: Workspace, site: str, ids: Collection[str]) -> dict[str, str]:
+    """Patient id → pseudonym, without those who were erased: no file brings them back."""
+    pseudonyms = Pseudonymiser(workspace.pseudonym_key(), site)
+    found = {i: pseudonyms.of("Patient", i) for i in ids}
+    gate = gate_of(workspace, site)
+    if gate is None:
+        return found
+    erased, allowed = gate.patients(found), gate.pseudonyms(found.values())
+    return {i: p for i, p in found.items() if i not in erased and p in allowed}
 
 
 class _Identifier(msgspec.Struct):

@@ -20,17 +20,18 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
 import msgspec
 import zstandard
 
 from rwe import __version__
+from rwe.blocklist import Gate
 from rwe.crypt import SUFFIX, Cipher, Source, UnsealError
 from rwe.errors import LandingError
 from rwe.landed_files import CHUNK, LEVEL, FileWriter, HashingReader
@@ -178,21 +179,11 @@ _GIVE_THE_KEY = "give its key back in `encryption.key_file` of rwe.yaml or in RW
 _LAND_AGAIN = "move the run's folder away and land it again"
 
 
-class LandingGate(Protocol):
-    """Stands before a landing and holds back what must not land."""
-
-    def lines(self, raw_lines: Iterable[bytes], /) -> list[bytes]:
-        """Those of the lines that may land."""
-
-    def pseudonyms(self, pseudonyms: Iterable[str], /) -> Collection[str]:
-        """Those of the patients whom the run may be about."""
-
-
 class RunWriter:
     """A run under way. Make one with `new_run`; nothing is landed before `commit`."""
 
     def __init__(
-        self, site_folder: Path, site: str, cipher: Cipher | None = None, gate: LandingGate | None = None
+        self, site_folder: Path, site: str, cipher: Cipher | None = None, gate: Gate | None = None
     ) -> None:
         self.site, self.started_at, self._cipher, self._gate = site, datetime.now(UTC), cipher, gate
         self.run = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -312,7 +303,7 @@ class RunWriter:
 
 @contextmanager
 def new_run(
-    landing: Path, site: str, *, cipher: Cipher | None = None, gate: LandingGate | None = None
+    landing: Path, site: str, *, cipher: Cipher | None = None, gate: Gate | None = None
 ) -> Iterator[RunWriter]:
     """Open a new run of a site; leaving the block without `commit` leaves no trace of it.
 

@@ -105,6 +105,7 @@ def test_killed_nights_leave_nothing_that_a_rerun_does_not_put_right(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_thirty_killed_nights(
     hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
 ) -> None:

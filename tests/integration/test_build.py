@@ -220,7 +220,7 @@ def test_the_published_file_is_read_only_and_holds_no_raw_id_and_no_lake(tmp_pat
     assert RAW_ID.encode() not in result.path.read_bytes()
     assert str(workspace.lake).encode() not in result.path.read_bytes()
     schemas = {s for (s,) in rows(result.path, "select distinct schema_name from duckdb_tables()")}
-    assert schemas == {"study", "staging", "cohort", "meta"}
+    assert schemas == {"study", "ref", "staging", "cohort", "meta"}
     assert rows(result.path, "select count(*) from duckdb_views() where not internal") == [(0,)]
 
 

@@ -251,7 +251,7 @@ def test_ages_over_the_highest_one_shown_are_that_one_and_their_births_are_not_s
     assert rows(workspace.private_database, query)[0][0] > 91
 
 
-def test_a_rare_local_code_that_reads_like_words_is_not_shown_and_is_counted(tmp_path: Path) -> None:
+def test_rare_texts_and_codes_that_read_like_words_are_not_shown_and_are_counted(tmp_path: Path) -> None:
     study, workspace = the_study(tmp_path), new_workspace(tmp_path)
     local = "http://hospital.example/drugs"
     records = []
@@ -263,11 +263,21 @@ def test_a_rare_local_code_that_reads_like_words_is_not_shown_and_is_counted(tmp
                 "Condition", code=concept(local, "shared by all of them"), onsetDateTime="2022-01-01"
             ),
         ]
+        records.append(
+            {
+                **patient.drug("MedicationRequest", "", intent="order", authoredOn="2022-03-01"),
+                "medicationCodeableConcept": {"text": "Tabletten vom Haus"},
+            }
+        )
     rare = Patient("p0")
     rare.records = 100
     records += [
         rare.record("Condition", code=concept(local, "mayor of the village"), onsetDateTime="2022-01-01"),
         rare.record("Condition", code=concept(local, "LOK-4711"), onsetDateTime="2022-01-01"),
+        {
+            **rare.drug("MedicationRequest", "", intent="order", authoredOn="2022-03-02"),
+            "medicationCodeableConcept": {"text": "what the baker takes"},
+        },
     ]
     land(workspace, "north", *records)
     path = build(with_settings(workspace, min_cell=5), [study]).path
@@ -280,7 +290,11 @@ def test_a_rare_local_code_that_reads_like_words_is_not_shown_and_is_counted(tmp
         "select n from meta.withheld where table_name = 'condition_code' and column_name = 'code'"
         " and rule = 'min_cell'",
     ) == [(1,)]
-    assert b"mayor of the village" not in path.read_bytes()
+    texts = "select distinct text from staging.medication_text order by text nulls last"
+    assert rows(path, texts) == [("Tabletten vom Haus",), (None,)]
+    assert len(rows(workspace.private_database, texts)) == 2
+    for words in (b"mayor of the village", b"what the baker takes"):
+        assert words not in path.read_bytes()
 
 
 def test_every_column_of_words_and_every_table_of_meta_is_declared(tmp_path: Path) -> None:

@@ -89,13 +89,13 @@ def test_the_worst_value_of_a_day_counts_and_what_lies_before_index_or_in_anothe
     )
 
 
-def cart_copies(values: str, expected: str, unit: str = "{copies}/ug") -> None:
+def copies_by_day(values: str, expected: str) -> None:
     header, *rows = [line.strip() for line in values.strip().splitlines()]
     matches = "\n".join(f"x | observation | ann | {r.split('|')[0]} | {r.split('|')[1]}" for r in rows)
     run(
-        "cohort.cart_copies",
+        "cohort.copies_by_day",
         {
-            "study.cart_copies": f"codelist | unit\nx | {unit}",
+            "study.cart_copies": "codelist | unit\nx | {copies}/ug",
             "cohort.index_event": ANN_INDEX,
             "cohort.codelist_match": f"codelist | kind | patient_id | event_id | event_date\n{matches}",
             "staging.observation": "\n".join([header.replace("day", "observed_day"), *rows]),
@@ -104,14 +104,41 @@ def cart_copies(values: str, expected: str, unit: str = "{copies}/ug") -> None:
     )
 
 
+def test_copies_are_a_days_mean_in_the_protocols_unit_from_index_on_and_0_below_a_bound() -> None:
+    copies_by_day(
+        """
+        observation_id | day        | value_number | value_unit  | value_comparator
+        before         | 2019-12-31 | 999          | {copies}/ug |
+        at_index       | 2020-01-01 | 8            | {copies}/ug |
+        twice          | 2020-01-08 | 100          | copies/ug   |
+        again          | 2020-01-08 | 300          | copies/µg   |
+        gone           | 2020-01-15 | 25           | {copies}/ug | <
+        per_nanogram   | 2020-01-18 | 5            | {copies}/ng |
+        other          | 2020-01-20 | 7            | g/L         |
+        negative       | 2020-01-21 | -1           | {copies}/ug |
+        """,
+        """
+        patient_id | day | copies | copies_unit | n_values
+        ann        | 0   | 8.0    | {copies}/ug | 1
+        ann        | 7   | 200.0  | {copies}/ug | 2
+        ann        | 14  | 0.0    | {copies}/ug | 1
+        ann        | 17  | 5000.0 | {copies}/ug | 1
+        """,
+    )
+
+
+def cart_copies(days: str, expected: str) -> None:
+    run("cohort.cart_copies", {"cohort.copies_by_day": days}, expected)
+
+
 def test_the_area_is_by_trapezoids_from_nothing_on_day_0_and_cut_at_day_28() -> None:
     # 0→100 over 10 days: 500; 100→60 over 10: 800; 60→20 over 20 days, of which 8 (60→44): 416.
     cart_copies(
         """
-        observation_id | day        | value_number | value_unit
-        a              | 2020-01-11 | 100          | {copies}/ug
-        b              | 2020-01-21 | 60           | copies/ug
-        c              | 2020-02-10 | 20           | copies/µg
+        patient_id | day | copies | copies_unit
+        ann        | 10  | 100    | {copies}/ug
+        ann        | 20  | 60     | {copies}/ug
+        ann        | 40  | 20     | {copies}/ug
         """,
         """
         patient_id | copies_unit | n_days | peak_copies | peak_day | auc_0_28 | last_detectable_day | last_measured_day
@@ -120,16 +147,13 @@ def test_the_area_is_by_trapezoids_from_nothing_on_day_0_and_cut_at_day_28() -> 
     )
 
 
-def test_an_area_that_is_not_measured_to_day_28_is_none_and_what_is_below_a_bound_counts_as_0() -> None:
+def test_an_area_that_is_not_measured_to_day_28_is_none() -> None:
     cart_copies(
         """
-        observation_id | day        | value_number | value_unit  | value_comparator
-        at_index       | 2020-01-01 | 8            | {copies}/ug |
-        twice          | 2020-01-08 | 100          | {copies}/ug |
-        again          | 2020-01-08 | 300          | {copies}/ug |
-        gone           | 2020-01-15 | 25           | {copies}/ug | <
-        before         | 2019-12-30 | 999          | {copies}/ug |
-        other          | 2020-01-20 | 7            | g/L         |
+        patient_id | day | copies
+        ann        | 0   | 8
+        ann        | 7   | 200
+        ann        | 14  | 0
         """,
         """
         n_days | peak_copies | peak_day | auc_0_28 | last_detectable_day | last_measured_day
@@ -140,15 +164,8 @@ def test_an_area_that_is_not_measured_to_day_28_is_none_and_what_is_below_a_boun
 
 def test_cells_that_were_never_seen_have_an_area_of_0_and_no_last_day() -> None:
     cart_copies(
-        "observation_id | day | value_number | value_unit\na | 2020-01-29 | 0 | {copies}/ug",
+        "patient_id | day | copies\nann | 28 | 0",
         "peak_copies | peak_day | auc_0_28 | last_detectable_day\n0.0 | 28 | 0.0 |",
-    )
-
-
-def test_copies_are_turned_into_the_protocols_unit() -> None:
-    cart_copies(
-        "observation_id | day | value_number | value_unit\na | 2020-01-29 | 5 | {copies}/ng",
-        "copies_unit | peak_copies\n{copies}/ug | 5000.0",
     )
 
 

@@ -10,7 +10,7 @@ from rwe.drug_names import normalised_ndc
 from tests.sql.drawn import run
 
 
-def test_the_components_of_an_observation_are_rows_of_their_own_in_their_order() -> None:
+def test_the_components_of_an_observation_are_rows_of_their_own_numbered_by_their_codes() -> None:
     run(
         "staging.observation",
         {
@@ -23,8 +23,8 @@ def test_the_components_of_an_observation_are_rows_of_their_own_in_their_order()
         """
         observation_id | component_number | patient_id | is_valid | observed_day | value_kind | value_number | value_unit
         pressure       | 0                | ann        | true     | 2020-01-01   |            |              |
-        pressure       | 1                | ann        | true     | 2020-01-01   | Quantity   | 120.0        | mm[Hg]
-        pressure       | 2                | ann        | true     | 2020-01-01   | Quantity   | 80.0         | mm[Hg]
+        pressure       | 1                | ann        | true     | 2020-01-01   | Quantity   | 80.0         | mm[Hg]
+        pressure       | 2                | ann        | true     | 2020-01-01   | Quantity   | 120.0        | mm[Hg]
         weight         | 0                | ann        | true     | 2020-01-02   |            |              |
         """,
     )
@@ -43,8 +43,8 @@ def test_a_code_and_a_coded_answer_belong_to_the_component_that_has_them() -> No
         """
         observation_id | component_number | system                       | code
         status         | 0                | http://loinc.org             | 97509-4
-        status         | 1                | http://example.org/rwe/codes | trend
-        status         | 2                | http://example.org/rwe/codes | other
+        status         | 1                | http://example.org/rwe/codes | other
+        status         | 2                | http://example.org/rwe/codes | trend
         """,
     )
     run(
@@ -53,7 +53,7 @@ def test_a_code_and_a_coded_answer_belong_to_the_component_that_has_them() -> No
         """
         observation_id | component_number | system                 | code
         status         | 0                | http://snomed.info/sct | 260415000
-        status         | 1                | http://snomed.info/sct | 271299001
+        status         | 2                | http://snomed.info/sct | 271299001
         """,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rwe.blocklist import open_blocklist
 from rwe.config import Encryption, Workspace
 from rwe.deaths import FOLDER, HEADERS, forget, import_deaths, registered_deaths
 from rwe.errors import LakeError, UsageError
@@ -140,6 +141,16 @@ def test_the_forgotten_are_in_no_file(tmp_path: Path) -> None:
     assert {r[0] for r in rows(workspace)} == {pseudonym(workspace, "p2")}
     assert forget(workspace, "north", {gone}) == 0
     assert forget(workspace, "nowhere", {gone}) == 0
+
+
+def test_whoever_was_erased_is_not_brought_back(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path)
+    erased = open_blocklist(workspace, make=True)
+    assert erased is not None
+    erased.add([erased.by_id("north", "p1"), erased.by_pseudonym(pseudonym(workspace, "p2"))])
+    file = registry(tmp_path, *(f"p{n},2024-01-01,state" for n in (1, 2, 3)))
+    assert import_deaths(workspace, file, "north", now=NOON).patients == 1
+    assert {r[0] for r in rows(workspace)} == {pseudonym(workspace, "p3")}
 
 
 def test_where_the_lake_is_encrypted_the_registry_is_too(tmp_path: Path) -> None:

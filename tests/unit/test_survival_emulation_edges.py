@@ -13,7 +13,7 @@ import pytest
 from rwe.survival.clones import clone
 from rwe.survival.data import CohortTable, NotEstimableError, SurvivalDataError, no_changes
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
-from rwe.survival.histories import event_days, with_salvage, without_salvage
+from rwe.survival.histories import censored_at, event_days, with_salvage, without_salvage
 from tests.unit.emulation_cohorts import mixed_cohort
 
 G = 30
@@ -261,6 +261,37 @@ def test_salvage_counted_as_a_start_is_the_sensitivity() -> None:
     )
     counted = with_salvage(CohortTable(patients, no_changes()))
     assert counted.patients["start_day"].tolist()[:3] == [40, 10, 5]
+
+
+def test_who_has_a_second_car_t_leaves_on_its_day() -> None:
+    table = cohort(
+        [(200, True, 40), (200, True, 90), (100, True, None), (0, False, None)],
+        second_car_t_day=[60, 60, 100, np.nan],
+    )
+    left = censored_at(table, "second_car_t_day").patients
+    assert left["time_days"].tolist() == [60, 60, 100, 0]
+    assert left["is_event"].tolist() == [False, False, True, False]
+    assert left["start_day"].tolist()[0] == 40
+    assert left["start_day"].isna().tolist() == [False, True, True, True]
+    early = CohortTable(table.patients.assign(second_car_t_day=-3.0), no_changes())
+    with pytest.raises(SurvivalDataError, match="before index"):
+        censored_at(early, "second_car_t_day")
+
+
+def test_a_band_has_the_limits_of_each_day() -> None:
+    table = mixed_cohort(80, seed=4)
+    options = {"horizon_days": 60, "times": (20, 50), "seed": 3}
+    plain = emulate(table, ("x",), **options).contrasts
+    found = emulate(table, ("x",), band_days=(10, 20, 50), **options).contrasts
+    assert plain.bands is None
+    assert found.bands is not None
+    assert found.survival == plain.survival
+    assert (found.rmst_difference, found.hazard_ratio) == (plain.rmst_difference, plain.hazard_ratio)
+    for band, arm in zip(found.bands, ("control", "treated"), strict=True):
+        assert band.day.tolist() == [10, 20, 50]
+        for i, at in enumerate(found.survival, start=1):
+            effect = getattr(at, arm)
+            assert (band.ci_low[i], band.ci_high[i]) == (effect.ci_low, effect.ci_high)
 
 
 # progress -----------------------------------------------------------------------------------------------

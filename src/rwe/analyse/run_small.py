@@ -87,7 +87,7 @@ def run_rmst(task: Task, rows: CountingProcess, findings: Findings) -> None:
                 rows,
                 "rmst_days",
                 found.method,
-                warnings=[*arm.warnings, *_bound(arm, horizon)],
+                warnings=arm.warnings,
                 contrast=task.contrast(strategy),
                 parameters=at,
                 **_mean(arm, level, found.ci_method),
@@ -129,13 +129,3 @@ def _mean(arm: ArmMean, level: float, ci_method: str) -> dict[str, object]:
         "ci_level": level,
         "ci_method": ci_method if has_interval else "exact binomial bound" if arm.lower_bound else None,
     }
-
-
-def _bound(arm: ArmMean, horizon: float) -> list[str]:
-    if arm.lower_bound is None:
-        return []
-    who = "1 patient" if arm.followed_to_horizon == 1 else f"{arm.followed_to_horizon} patients"
-    return [
-        f"Nobody died, so there is no standard error: {who} followed {horizon:.0f} days without a death make "
-        f"a mean of at least {arm.lower_bound:.0f} days."
-    ]

@@ -2,8 +2,9 @@
 
 Lines pass through a pipe, so that nothing of them touches the disk before it is pseudonymised. What DuckDB
 did not give back (a check in `columns.py` doubted it) is found by its line number and goes the careful way:
-every line is in exactly one of the two. Rows are sorted by it: DuckDB's threads hand them over as they come. DuckDB reads all lines of a file or none; should it refuse one, the
-file is read in pieces, halved until the line stands alone.
+every line is in exactly one of the two. Rows are sorted by it, for DuckDB's threads hand them over as they
+come. DuckDB reads all lines of a file or none; should it refuse one, the file is read in pieces, halved until
+the line stands alone.
 """
 
 from __future__ import annotations

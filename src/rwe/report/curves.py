@@ -27,7 +27,7 @@ from rwe.report.figures import (
     style,
 )
 from rwe.report.formats import DAYS_PER_MONTH, count, interval, percent
-from rwe.report.words import ANALYSES, BIAS, Names
+from rwe.report.words import ANALYSES, BIAS, PROGRESSION_FREE, Names, strategy_rules
 
 _DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 _COLUMNS_DRAWN = 300
@@ -36,7 +36,7 @@ _COLUMNS_DRAWN = 300
 
 @dataclass(frozen=True)
 class CurveSet:
-    """The curves of one analysis at one place: one figure."""
+    """The curves of one analysis at one place: one figure. `is_weighted`: of copies that follow a strategy."""
 
     figure_id: str
     title: str
@@ -44,6 +44,16 @@ class CurveSet:
     is_wide: bool
     axis_label: str
     curves: tuple[Curve, ...]
+    is_weighted: bool = False
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether any point has an interval."""
+        return any(p.ci_low is not None or p.ci_high is not None for c in self.curves for p in c.points)
+
+    @property
+    def is_progression_free(self) -> bool:
+        return self.curves[0].parameters.endpoint == "progression_free_survival"
 
 
 @dataclass(frozen=True)
@@ -58,45 +68,55 @@ class CurveReading:
 
 
 def curve_sets(evidence: Evidence, names: Names) -> list[CurveSet]:
-    """Group the curves by analysis, landmark and site: Simon–Makuch, then landmarks, then the naive ones."""
-    groups: dict[tuple[str, int, str], list[Curve]] = {}
+    """Group the curves by analysis, rules and site: Simon–Makuch, clone-censor-weight, landmarks, naive.
+
+    Two analyses that the parameters do not tell apart are two figures: a figure has each strategy once.
+    """
+    groups: dict[tuple[str, ...], list[Curve]] = {}
+    seen: dict[tuple[str, ...], int] = {}
     for c in evidence.curves:
-        key = (
-            c.analysis,
-            -1 if c.parameters.landmark_day is None else c.parameters.landmark_day,
-            c.site or "",
-        )
-        groups.setdefault(key, []).append(c)
-    order = ["simon_makuch", "landmark_kaplan_meier", "naive_kaplan_meier"]
-    ranked = sorted(
-        groups.values(),
-        key=lambda g: (
-            g[0].site is not None,
-            any(c.is_biased for c in g),
-            order.index(g[0].analysis) if g[0].analysis in order else len(order),
-        ),
-    )
+        rules = c.parameters.model_dump_json(exclude={"time_origin_day"})
+        of_arm = (c.analysis, rules, c.site or "", c.strategy)
+        seen[of_arm] = seen.get(of_arm, 0) + 1
+        groups.setdefault((*of_arm[:3], str(seen[of_arm])), []).append(c)
+    ranked = sorted(groups.values(), key=_rank)
     return [_curve_set(i, group, names) for i, group in enumerate(ranked, start=1)]
+
+
+_ORDER = ("simon_makuch", "clone_censor_weight", "landmark_kaplan_meier", "naive_kaplan_meier")
+
+
+def _rank(group: list[Curve]) -> tuple[bool, bool, int]:
+    first = group[0]
+    place = _ORDER.index(first.analysis) if first.analysis in _ORDER else len(_ORDER)
+    return first.site is not None, any(c.is_biased for c in group), place
 
 
 def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
     first = group[0]
     landmark = first.parameters.landmark_day
-    title = ANALYSES[first.analysis]
-    if landmark is not None:
-        title += f", day {landmark}"
-    if first.site is not None:
-        title += f", site {first.site}"
     arms = names.strategy_order([c.strategy for c in group])
     restarts = landmark is not None and first.analysis == "landmark_kaplan_meier"
+    is_whole = first.analysis in {"simon_makuch", "clone_censor_weight"}
     return CurveSet(
         figure_id=f"curves{number}",
-        title=title,
+        title=_title(first),
         is_biased=any(c.is_biased for c in group),
-        is_wide=first.site is None and first.analysis == "simon_makuch",
+        is_wide=first.site is None and is_whole,
         axis_label=f"Months since day {landmark}" if restarts else "Months since time zero (day 0)",
         curves=tuple(sorted(group, key=lambda c: arms.index(c.strategy))),
+        is_weighted=groups_of(first.analysis) == "follows_strategy",
     )
+
+
+def _title(curve: Curve) -> str:
+    p = curve.parameters
+    parts = [ANALYSES[curve.analysis]]
+    parts += [] if p.landmark_day is None else [f"day {p.landmark_day}"]
+    parts += strategy_rules(p)
+    parts += [] if p.endpoint is None else [PROGRESSION_FREE]
+    parts += [] if curve.site is None else [f"site {curve.site}"]
+    return ", ".join(parts)
 
 
 def at_risk(curve: Curve, day: float, *, enters_late: bool = False) -> int:
@@ -142,9 +162,14 @@ def readings(shown: CurveSet, names: Names) -> list[CurveReading]:
     return rows
 
 
+def survival_name(shown: CurveSet, names: Names) -> str:
+    """What the curves show."""
+    return PROGRESSION_FREE if shown.is_progression_free else names.survival
+
+
 def _group(curve: Curve, names: Names) -> str:
     contrast = Contrast(strategy=curve.strategy, reference=None, groups=groups_of(curve.analysis))
-    return names.group(curve.strategy, contrast, curve.parameters.landmark_day)
+    return names.group(curve.strategy, contrast, curve.parameters)
 
 
 def _enters_late(curve: Curve, names: Names) -> bool:
@@ -275,7 +300,8 @@ def _draw_risk_table(figure: Figure, axes: Axes, shown: CurveSet, names: Names) 
     axes.axis("off")
     left_edge = -axes.get_position().x0 / axes.get_position().width + 0.008
     place = axes.get_yaxis_transform()
-    axes.text(left_edge, 7, "Number at risk", transform=place, va="center", color=INK, fontweight="bold")
+    head = "Number at risk, weighted" if shown.is_weighted else "Number at risk"
+    axes.text(left_edge, 7, head, transform=place, va="center", color=INK, fontweight="bold")
     for i, c in enumerate(shown.curves):
         y = 21.0 + 27.0 * i
         ink = _ink(i, shown.is_biased)
@@ -298,8 +324,9 @@ def _spoken_title(shown: CurveSet) -> str:
 
 
 def _spoken_summary(shown: CurveSet, names: Names) -> str:
+    what = survival_name(shown, names)
     said = [
-        f"{r.strategy}, month {r.month}: {names.survival} {r.survival}, {r.at_risk} at risk"
+        f"{r.strategy}, month {r.month}: {what} {r.survival}, {r.at_risk} at risk"
         for r in readings(shown, names)
         if r.month > 0
     ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from rwe.evidence.contract import Estimate, Evidence
+from rwe.evidence.contract import AnalysisKind, Estimate, Evidence
 from rwe.report.figures import (
     BLUE,
     INK,
@@ -26,6 +26,7 @@ from rwe.report.formats import NOT_ESTIMABLE, count, level
 from rwe.report.words import (
     ANALYSES,
     BIAS,
+    EMULATIONS,
     Names,
     analysis_name,
     description,
@@ -76,7 +77,7 @@ class ForestGroup:
 
 
 def forest_groups(evidence: Evidence, names: Names) -> list[ForestGroup]:
-    """All hazard ratios, grouped: primary, by site, time-dependent, landmark, other, naive."""
+    """All hazard ratios, grouped: primary, by site, emulated strategies, time-dependent, landmark, other."""
     groups: dict[str, list[ForestRow]] = {}
     ratios, primary = hazard_ratios(evidence), primary_estimate(evidence)
     for e in ratios:
@@ -84,31 +85,48 @@ def forest_groups(evidence: Evidence, names: Names) -> list[ForestGroup]:
     told = {(e.analysis, w) for e in ratios if e.status == "refused" for w in e.warnings}
     for r in evidence.refused:
         kind = r.analysis.split(",")[0].split(" ")[0]
-        if kind.endswith("_cox") and (kind, r.reason) not in told:
+        if kind in _RATIOS and (kind, r.reason) not in told:
             label = analysis_name(r.analysis)
             row = ForestRow("other", label, "", "", None, None, None, NOT_ESTIMABLE, f"refused: {r.reason}")
-            groups.setdefault(_GROUPS[4], []).append(row)
+            groups.setdefault(_OTHER, []).append(row)
     return [ForestGroup(title, tuple(groups[title])) for title in _GROUPS if title in groups]
 
 
-_GROUPS = (
-    "Primary analysis, all sites",
-    "By site",
-    "Time-dependent exposure, all sites",
-    "Landmark analyses, all sites",
-    "Other and refused analyses",
-    f"Naive comparison ({BIAS})",
-)
+_PRIMARY, _SITES, _OTHER = "Primary analysis, all sites", "By site", "Other and refused analyses"
+_EMULATED = "Strategies emulated from time zero, all sites"
+_TIME_DEPENDENT = "Time-dependent exposure, all sites"
+_LANDMARK = "Landmark analyses, all sites"
+_PROGRESSION_FREE = "Another outcome: progression-free survival, all sites"
+_NAIVE = f"Naive comparison ({BIAS})"
+_GROUPS = (_PRIMARY, _SITES, _EMULATED, _TIME_DEPENDENT, _LANDMARK, _PROGRESSION_FREE, _OTHER, _NAIVE)
+_SHORT: dict[AnalysisKind, str] = {
+    "naive_firth": "Firth penalty",
+    "landmark_firth": "Firth penalty",
+    "time_dependent_firth": "Firth penalty",
+    "landmark_weighting": "Weights",
+    "clone_censor_weight": "Clone-censor-weight",
+    "sequential_trials": "Sequential target trials",
+    "marginal_structural_model": "Marginal structural model",
+}
+"""What tells an analysis from the others of its group; the plain Cox models need no word."""
+_RATIOS = frozenset({"naive_cox", "landmark_cox", "time_dependent_cox", *_SHORT})
 
 
 def _group(e: Estimate) -> str:
     if e.is_biased:
-        return _GROUPS[5]
+        return _NAIVE
     if e.site is not None:
-        return _GROUPS[1]
+        return _SITES
     if e.role == "primary":
-        return _GROUPS[0]
-    return {"time_dependent_cox": _GROUPS[2], "landmark_cox": _GROUPS[3]}.get(e.analysis, _GROUPS[4])
+        return _PRIMARY
+    if e.parameters.endpoint is not None:
+        return _PROGRESSION_FREE
+    if e.analysis in EMULATIONS:
+        return _EMULATED
+    kind = e.analysis.removesuffix("_cox").removesuffix("_firth")
+    return {"time_dependent": _TIME_DEPENDENT, "landmark": _LANDMARK, "landmark_weighting": _LANDMARK}.get(
+        kind, _OTHER
+    )
 
 
 def _row(e: Estimate, names: Names, primary: Estimate | None) -> ForestRow:
@@ -122,7 +140,11 @@ def _row(e: Estimate, names: Names, primary: Estimate | None) -> ForestRow:
     place = [] if e.site is None else [f"Site {e.site}"]
     if e.site is not None and primary is not None and e.analysis != primary.analysis:
         place.append(ANALYSES[e.analysis])
-    tag = ["BIASED"] if e.is_biased else ["post hoc"] if e.role == "posthoc" else []
+    elif e.analysis in _SHORT:
+        place.append(_SHORT[e.analysis])
+    elif e.parameters.endpoint is not None or _group(e) == _OTHER:
+        place.append(ANALYSES[e.analysis])
+    tag = ["BIASED"] if e.is_biased else ["POST HOC"] if e.role == "posthoc" else []
     note = ""
     if e.estimate is None:
         state = {"refused": "refused", "did_not_converge": "did not converge", "ok": "not estimable"}[

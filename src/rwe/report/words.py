@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from rwe.errors import EvidenceError
-from rwe.evidence.contract import AnalysisKind, Contrast, Estimate, Evidence, Parameters
+from rwe.evidence.contract import AnalysisKind, Contrast, Estimand, Estimate, Evidence, Parameters
 from rwe.report.formats import (
     NOT_ESTIMABLE,
     count,
@@ -27,21 +27,61 @@ from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
 ANALYSES: dict[AnalysisKind, str] = {
     "naive_kaplan_meier": "Naive Kaplan–Meier",
     "naive_logrank": "Naive log-rank test",
+    "naive_permutation": "Naive permutation test",
     "naive_cox": "Naive Cox model",
+    "naive_firth": "Naive Cox model, Firth penalty",
+    "naive_rmst": "Naive restricted means",
     "landmark_kaplan_meier": "Landmark Kaplan–Meier",
     "landmark_logrank": "Landmark log-rank test",
+    "landmark_permutation": "Landmark permutation test",
     "landmark_cox": "Landmark Cox model",
+    "landmark_firth": "Landmark Cox model, Firth penalty",
+    "landmark_rmst": "Landmark restricted means",
+    "landmark_weighting": "Landmark weighting",
+    "landmark_aiptw": "Landmark AIPTW",
+    "landmark_competing_risks": "Landmark competing risks",
     "mantel_byar": "Mantel–Byar test",
     "simon_makuch": "Simon–Makuch curves",
     "time_dependent_cox": "Time-dependent Cox model",
+    "time_dependent_firth": "Time-dependent Cox model, Firth penalty",
+    "clone_censor_weight": "Clone-censor-weight",
+    "sequential_trials": "Sequential target trials",
+    "marginal_structural_model": "Marginal structural model",
 }
-ESTIMANDS = {
+ESTIMANDS: dict[Estimand, str] = {
     "hazard_ratio": "Hazard ratio",
     "chi_square": "χ²",
+    "p_value": "Permutation p",
     "median_days": "Median survival",
     "survival": "Survival",
+    "survival_difference": "Difference in survival",
+    "survival_ratio": "Ratio of survival",
+    "rmst_days": "Restricted mean survival",
+    "rmst_difference_days": "Difference in restricted mean survival",
+    "cumulative_incidence": "Cumulative incidence",
+    "cause_specific_hazard_ratio": "Cause-specific hazard ratio",
+    "subdistribution_hazard_ratio": "Subdistribution hazard ratio",
 }
 BIAS = "biased: immortal time"
+PROGRESSION_FREE = "progression-free survival"
+EMULATIONS: frozenset[AnalysisKind] = frozenset(
+    {"clone_censor_weight", "sequential_trials", "marginal_structural_model"}
+)
+"""Analyses that emulate strategies from time zero on: no starts are compared as they happened."""
+WEIGHTED: frozenset[AnalysisKind] = frozenset(
+    {"clone_censor_weight", "marginal_structural_model", "landmark_weighting", "landmark_aiptw"}
+)
+"""Analyses in which the covariates enter weights."""
+_MODELS: tuple[AnalysisKind, ...] = (
+    "naive_cox",
+    "naive_firth",
+    "landmark_cox",
+    "landmark_firth",
+    "landmark_competing_risks",
+    "time_dependent_cox",
+    "time_dependent_firth",
+    *sorted(EMULATIONS | WEIGHTED),
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +114,10 @@ class Names:
         """What a curve shows."""
         return "event-free survival" if self.composite else "survival"
 
-    def group(self, strategy: str, contrast: Contrast | None = None, landmark: int | None = None) -> str:
-        """Who stands for a strategy in an analysis: not who follows it, for none applies its grace period.
+    def group(
+        self, strategy: str, contrast: Contrast | None = None, parameters: Parameters | None = None
+    ) -> str:
+        """Who stands for a strategy in an analysis: who follows it only where copies emulate that.
 
         Without a contrast: by exposure at the time.
         """
@@ -83,11 +125,17 @@ class Names:
             return humanise(strategy)
         is_treated = strategy == self.treated
         groups = contrast.groups if contrast else "started_so_far"
+        landmark = parameters.landmark_day if parameters else None
         if groups == "ever_started":
             how = "ever started" if is_treated else "never started"
         elif groups == "started_by_landmark":
             by = "the landmark" if landmark is None else f"day {landmark}"
             how = f"started by {by}" if is_treated else f"not started by {by}"
+        elif groups == "follows_strategy":
+            grace = parameters.grace_days if parameters else None
+            by = "the end of grace" if grace is None else f"day {grace}"
+            is_never = parameters is not None and parameters.compared_with == "never"
+            how = f"start by {by}" if is_treated else "never start" if is_never else f"no start by {by}"
         else:
             how = "started" if is_treated else "not (yet) started"
         return f"{self.strategies.get(self.treated, humanise(self.treated))}: {how}"
@@ -144,20 +192,56 @@ def primary_estimate(evidence: Evidence) -> Estimate | None:
     return found[0] if found else None
 
 
+def is_as_planned(parameters: Parameters) -> bool:
+    """Whether an estimate is of the protocol's outcome and rules, no sensitivity that changes them."""
+    p = parameters
+    return p.endpoint is None and p.salvage is None and p.variant is None
+
+
 def crude_estimate(evidence: Evidence) -> Estimate | None:
     """The unadjusted time-dependent hazard ratio over all sites: without immortal time, but confounded."""
     found = [
         e
         for e in hazard_ratios(evidence)
-        if e.analysis == "time_dependent_cox" and e.site is None and not e.parameters.adjusted_for
+        if e.analysis == "time_dependent_cox"
+        and e.site is None
+        and not e.parameters.adjusted_for
+        and is_as_planned(e.parameters)
     ]
     return found[0] if found else None
 
 
 def naive_estimate(evidence: Evidence) -> Estimate | None:
-    """The naive hazard ratio over all sites; the unadjusted one if there are several."""
-    found = [e for e in hazard_ratios(evidence) if e.analysis == "naive_cox" and e.site is None]
-    return min(found, key=lambda e: len(e.parameters.adjusted_for), default=None)
+    """The naive hazard ratio over all sites: one with a number, unadjusted, without a penalty if there is."""
+    found = [
+        e
+        for e in hazard_ratios(evidence)
+        if e.analysis in {"naive_cox", "naive_firth"} and e.site is None and is_as_planned(e.parameters)
+    ]
+
+    def rank(e: Estimate) -> tuple[bool, int, bool]:
+        return e.estimate is None, len(e.parameters.adjusted_for), e.analysis == "naive_firth"
+
+    return min(found, key=rank, default=None)
+
+
+def posthoc_answer(evidence: Evidence, protocol: Protocol) -> Estimate | None:
+    """The estimate that would be the primary one, had its analysis stood in the locked protocol."""
+    asked = next((a for a in protocol.analyses if a.role == "primary"), None)
+    if asked is None:
+        return None
+    return next(
+        (
+            e
+            for e in hazard_ratios(evidence)
+            if e.role == "posthoc"
+            and e.site is None
+            and e.analysis == asked.analysis
+            and e.parameters.adjusted_for == asked.adjusted_for
+            and is_as_planned(e.parameters)
+        ),
+        None,
+    )
 
 
 def ratio_with_interval(estimate: Estimate) -> str:
@@ -168,19 +252,22 @@ def ratio_with_interval(estimate: Estimate) -> str:
     return f"{ratio(estimate.estimate)} ({limits})"
 
 
-def _adjusted(parameters: Parameters, names: Names) -> str:
+def _adjusted(parameters: Parameters, names: Names, analysis: AnalysisKind | None = None) -> str:
     given = [inside(names.covariate(n)) for n in parameters.adjusted_for]
+    if analysis in WEIGHTED:
+        return f"weighted for {listing(given)}" if given else "no covariates in the weights"
     return f"adjusted for {listing(given)}" if given else "unadjusted"
 
 
-def _stratified(parameters: Parameters) -> str:
-    return "stratified by " + listing([humanise(n) for n in parameters.stratified_by])
+def _stratified(parameters: Parameters, analysis: AnalysisKind | None = None) -> str:
+    by = listing([humanise(n) for n in parameters.stratified_by])
+    return f"{by} in the weights" if analysis in WEIGHTED else f"stratified by {by}"
 
 
-def adjustment(parameters: Parameters, names: Names) -> str:
+def adjustment(parameters: Parameters, names: Names, analysis: AnalysisKind | None = None) -> str:
     """What a model holds besides the strategy: "adjusted for …; stratified by site"."""
-    parts = [_adjusted(parameters, names), *([_stratified(parameters)] if parameters.stratified_by else [])]
-    return "; ".join(parts)
+    parts = [_adjusted(parameters, names, analysis)]
+    return "; ".join([*parts, *([_stratified(parameters, analysis)] if parameters.stratified_by else [])])
 
 
 def description(estimate: Estimate, names: Names, primary: Estimate | None = None) -> str:
@@ -188,15 +275,19 @@ def description(estimate: Estimate, names: Names, primary: Estimate | None = Non
 
     Given the `primary` estimate, what it shares with that one is said shortly or left out.
     """
-    p = estimate.parameters
-    parts = [] if p.landmark_day is None else [f"landmark day {p.landmark_day}"]
-    if estimate.analysis.endswith("_cox"):
+    p, analysis = estimate.parameters, estimate.analysis
+    parts = [] if p.endpoint is None else [PROGRESSION_FREE]
+    parts += [] if p.cause is None else [f"event: {humanise(p.cause)}"]
+    parts += [] if p.landmark_day is None else [f"landmark day {p.landmark_day}"]
+    if analysis in _MODELS:
         is_other = primary is not None and estimate is not primary
         as_primary = is_other and primary is not None and p.adjusted_for == primary.parameters.adjusted_for
-        parts.append("adjusted as primary" if as_primary and p.adjusted_for else _adjusted(p, names))
+        verb = "weighted" if analysis in WEIGHTED else "adjusted"
+        is_short = as_primary and p.adjusted_for
+        parts.append(f"{verb} as primary" if is_short else _adjusted(p, names, analysis))
     if p.stratified_by:
-        parts.append(_stratified(p))
-    parts += [] if p.grace_days is None else [f"grace {p.grace_days} days"]
+        parts.append(_stratified(p, analysis))
+    parts += strategy_rules(p)
     if p.status_after_start == "freeze":
         parts.append("status as at the start")
     if p.time_days is not None:
@@ -206,9 +297,22 @@ def description(estimate: Estimate, names: Names, primary: Estimate | None = Non
     parts += [] if p.horizon_days is None else [f"horizon {p.horizon_days} days"]
     is_told = "ties" in estimate.method or (primary is not None and p.ties == primary.parameters.ties)
     parts += [] if p.ties is None or is_told else [f"{p.ties.capitalize()} ties"]
+    parts += [] if p.replicates is None else [f"bootstrap of {count(p.replicates)} replicates"]
     if estimate.variance_method and estimate.variance_method.startswith("robust"):
         parts.append("robust variance")
     return "; ".join(parts)
+
+
+def strategy_rules(p: Parameters) -> list[str]:
+    """The grace period, the control strategy, the weights and what else changes who counts as treated."""
+    parts = [] if p.grace_days is None else [f"grace {p.grace_days} days"]
+    parts += ["against never starting"] if p.compared_with == "never" else []
+    parts += [] if p.weight_model is None else [f"{humanise(p.weight_model)} weights"]
+    parts += ["also weighted for loss to follow-up"] if p.weight_for_loss else []
+    if p.truncate_percentile is not None:
+        parts.append(f"weights cut at percentile {p.truncate_percentile:g}")
+    parts += ["salvage counts as a start"] if p.salvage == "counts_as_start" else []
+    return parts + ([] if p.variant is None else [humanise(p.variant)])
 
 
 def _when(p: Parameters) -> str:
@@ -243,11 +347,26 @@ def _reasons(estimate: Estimate) -> str:
     return " ".join(sentence(w) for w in estimate.warnings)
 
 
-def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
-    """The sentences that answer the question, from the primary estimate; careful by construction."""
+def posthoc_sentences(evidence: Evidence, protocol: Protocol) -> tuple[str, ...]:
+    """What the analysis meant as primary gives where the protocol's lock does not cover it."""
+    e = posthoc_answer(evidence, protocol)
+    if e is None or e.estimate is None:
+        return ()
+    return (
+        "The protocol was changed after its lock, so the analysis meant as the primary one is post hoc: it "
+        f"gives a hazard ratio of {ratio_with_interval(e)} ({ANALYSES[e.analysis]}, "
+        f"{adjustment(e.parameters, names_of(protocol), e.analysis)}), chosen when the outcome could be known.",
+    )
+
+
+def answer(evidence: Evidence, names: Names, posthoc: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The sentences that answer the question, from the primary estimate; careful by construction.
+
+    Without one, `posthoc` is said instead.
+    """
     e = primary_estimate(evidence)
     if e is None:
-        return ("There is no primary estimate in this refresh, so the question stays unanswered.",)
+        return ("There is no primary estimate in this refresh, so the question stays unanswered.", *posthoc)
     cohort = evidence.cohort
     if e.estimate is None:
         n, events = cohort.n, sum(cohort.events_by_strategy.values())
@@ -260,7 +379,7 @@ def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
     who = f"Among {count(e.n)}{of} patients with {count(e.events)} {names.events}"
     day = e.parameters.landmark_day
     group, reference = (
-        names.group(name, e.contrast, day)
+        names.group(name, e.contrast, e.parameters)
         for name in (e.contrast.strategy, e.contrast.reference or names.control)
     )
     limits = interval(ratio(e.ci_low), ratio(e.ci_high))
@@ -269,10 +388,10 @@ def answer(evidence: Evidence, names: Names) -> tuple[str, ...]:
         f"{ratio(e.estimate)} times that under “{reference}” ({level(e.ci_level)} {limits})"
     )
     when = "" if day is None else f", day {day}"
-    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names)}."
+    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names, e.analysis)}."
     caution = (
         "This is an observational comparison: it holds only as far as what decided who started is "
-        "among the covariates adjusted for."
+        f"among the covariates {'in the weights' if e.analysis in WEIGHTED else 'adjusted for'}."
         if e.parameters.adjusted_for
         else "This is an observational comparison without adjustment: who started may differ from the others."
     )
@@ -286,7 +405,9 @@ def status_sentences(e: Estimate, names: Names) -> tuple[str, ...]:
         return ()
     if e.parameters.landmark_day is not None:
         return (STATUS_ADJUSTED_AT_LANDMARK,)
-    return () if e.parameters.status_after_start == "freeze" else (STATUS_ADJUSTED,)
+    if e.analysis in EMULATIONS or e.parameters.status_after_start == "freeze":
+        return ()
+    return (STATUS_ADJUSTED,)
 
 
 def after_grace(evidence: Evidence, protocol: Protocol) -> str:
@@ -319,5 +440,6 @@ def naive_sentences(evidence: Evidence) -> tuple[str, ...]:
             "started."
         )
     if primary is not None and primary.estimate is not None and primary.parameters.adjusted_for:
-        steps.append(f"Adjusted, in the primary analysis: {ratio(primary.estimate)}.")
+        verb = "Weighted" if primary.analysis in WEIGHTED else "Adjusted"
+        steps.append(f"{verb}, in the primary analysis: {ratio(primary.estimate)}.")
     return (*steps, "The naive figure is shown as a warning, not as a result.")

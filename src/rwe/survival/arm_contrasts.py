@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rwe.survival.bootstrap import Draws
-from rwe.survival.data import FloatArray
+from rwe.survival.bootstrap import Draws, percentile_interval
+from rwe.survival.data import FloatArray, frozen_floats
 from rwe.survival.effects import Effect, bootstrap_effect, defined, wald_effect
 from rwe.survival.weighted_curves import WeightedCurve
 
@@ -31,8 +31,20 @@ class SurvivalContrast:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Pointwise limits of an arm's survival on given days: what a figure shades. NaN where undefined."""
+
+    day: FloatArray
+    ci_low: FloatArray
+    ci_high: FloatArray
+
+
+@dataclass(frozen=True)
 class ArmContrasts:
-    """All contrasts of two arms. Curves are (control, treated); restricted means run to `horizon_days`."""
+    """All contrasts of two arms. Curves and bands are (control, treated).
+
+    Restricted means run to `horizon_days`; `bands` are None unless days were asked for and drawn.
+    """
 
     curves: tuple[WeightedCurve, WeightedCurve]
     horizon_days: float
@@ -41,6 +53,7 @@ class ArmContrasts:
     rmst_treated: Effect
     rmst_difference: Effect
     hazard_ratio: Effect
+    bands: tuple[Band, Band] | None = None
 
 
 def contrast_vector(
@@ -64,10 +77,15 @@ def arm_contrasts(
     draws: Draws | None,
     robust_se: float | None,
     level: float,
+    n_band_days: int = 0,
 ) -> ArmContrasts:
-    """Intervals are percentiles of `draws`. Without draws only the hazard ratio has one, by `robust_se`."""
+    """Intervals are percentiles of `draws`. Without draws only the hazard ratio has one, by `robust_se`.
+
+    The last `n_band_days` of `times` are for the bands alone.
+    """
     drawn = None if draws is None else draws.values
-    survival = tuple(_at(curves, times, i, drawn, level) for i in range(len(times)))
+    reported = len(times) - n_band_days
+    survival = tuple(_at(curves, times, i, drawn, level) for i in range(reported))
     m0, m1 = (curve.rmst(horizon) for curve in curves)
     drawn0 = None if drawn is None else drawn[:, -2]
     drawn1 = None if drawn is None else drawn[:, -1]
@@ -80,6 +98,7 @@ def arm_contrasts(
         rmst_treated=_effect(m1, drawn1, level, notes[1]),
         rmst_difference=_effect(m1 - m0, _minus(drawn1, drawn0), level, notes[0] + notes[1]),
         hazard_ratio=_hazard_ratio(curves, log_hazard_ratio, drawn, robust_se, level),
+        bands=_bands(times, reported, drawn, level),
     )
 
 
@@ -102,6 +121,21 @@ def _at(
         difference=_effect(s1 - s0, _minus(drawn1, drawn0), level, notes[0] + notes[1]),
         ratio=_ratio((s0, s1), drawn0, drawn1, level, notes[0] + notes[1]),
     )
+
+
+def _bands(
+    times: Sequence[float], first: int, drawn: FloatArray | None, level: float
+) -> tuple[Band, Band] | None:
+    if drawn is None or first == len(times):
+        return None
+    day, k = frozen_floats(times[first:]), len(times)
+    found = []
+    for a in (0, 1):
+        limits = [percentile_interval(drawn[:, 1 + a * k + i], level) for i in range(first, k)]
+        low = [np.nan if x.ci_low is None else x.ci_low for x in limits]
+        high = [np.nan if x.ci_high is None else x.ci_high for x in limits]
+        found.append(Band(day, frozen_floats(low), frozen_floats(high)))
+    return found[0], found[1]
 
 
 def _effect(value: float, drawn: FloatArray | None, level: float, notes: tuple[str, ...]) -> Effect:

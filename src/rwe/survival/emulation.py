@@ -132,6 +132,7 @@ def clone_censor_weight(
     *,
     horizon_days: float,
     times: Sequence[float] = (),
+    band_days: Sequence[float] = (),
     control: ControlStrategy = "no_start_by_grace",
     unless: str | None = None,
     treated_model: TreatedModel = "cox",
@@ -146,7 +147,8 @@ def clone_censor_weight(
 ) -> CloneCensorWeight:
     """Compare "start by g" (unless excused) with "no start by g", or with "never".
 
-    Parameters: days from index; `times` on which survival is compared, `horizon_days` of the restricted mean;
+    Parameters: days from index; `times` on which survival is compared, `band_days` on which curves get limits
+    (for a figure), `horizon_days` of the restricted mean;
     `unless`: the event that excuses, see `histories.event_days`; `site_indicators`: sites enter the weights;
     `loss_weights`: also weight for loss to follow-up (Cox model with exposure and the covariates);
     `truncate_percentile`: weights above this percentile of the arm's final weights are cut to it;
@@ -156,7 +158,7 @@ def clone_censor_weight(
     Raises SurvivalDataError for options that make no sense, NotEstimableError where nobody, or everybody,
     started by g, or covariates are collinear.
     """
-    _check(horizon_days, times, truncate_percentile, replicates, level)
+    _check(horizon_days, (*times, *band_days), truncate_percentile, replicates, level)
     clones = clone(
         table,
         grace_days,
@@ -170,13 +172,13 @@ def clone_censor_weight(
     plan = clone_plan(
         clones,
         treated_model=treated_model,
-        times=times,
+        times=(*times, *band_days),
         horizon=horizon_days,
         loss_weights=loss_weights,
         truncate_percentile=truncate_percentile,
     )
     draws = _draws(plan, replicates, seed, workers, progress) if replicates else None
-    result = _result(plan, draws, level)
+    result = _result(plan, draws, level, n_band_days=len(band_days))
     return replace(result, warnings=(*result.warnings, _AT_GRACE)) if time_varying else result
 
 
@@ -215,7 +217,7 @@ def _check(
         raise SurvivalDataError(f"the confidence level {level} is not between 0 and 1")
 
 
-def _result(plan: ClonePlan, draws: Draws | None, level: float) -> CloneCensorWeight:
+def _result(plan: ClonePlan, draws: Draws | None, level: float, *, n_band_days: int) -> CloneCensorWeight:
     clones = plan.clones
     everybody = np.ones(clones.n)
     fits = fit_weights(plan, everybody)
@@ -230,6 +232,7 @@ def _result(plan: ClonePlan, draws: Draws | None, level: float) -> CloneCensorWe
         draws=draws,
         robust_se=robust_se,
         level=level,
+        n_band_days=n_band_days,
     )
     positivity = strata_counts(clones.X_at_grace, clones.names, clones.started_by_grace[clones.at_grace])
     return CloneCensorWeight(

@@ -107,6 +107,28 @@ def with_salvage(table: CohortTable, column: str = "salvage_start_day") -> Cohor
     return CohortTable(table.patients.assign(start_day=start), table.changes)
 
 
+def censored_at(table: CohortTable, name: str) -> CohortTable:
+    """The table in which patients leave, alive, on the day of the event `name` (see `event_days`).
+
+    For an intercurrent event whose handling is "censored with weights": analyse this table with weights for
+    leaving (`loss_weights`). An event on the last day of follow-up, or later, changes nothing.
+    """
+    day = event_days(table, name)
+    patients = table.patients
+    leaves = day < numbers(patients, "time_days", "patients")
+    if (day < 0).any():
+        raise SurvivalDataError(f"{name} holds days before index", where="patients")
+    start = numbers(patients, "start_day", "patients")
+    return CohortTable(
+        patients.assign(
+            time_days=np.where(leaves, day, patients["time_days"]).astype(np.int64),
+            is_event=patients["is_event"].to_numpy(dtype=bool) & ~leaves,
+            start_day=np.where(leaves & (start > day), np.nan, start),
+        ),
+        table.changes,
+    )
+
+
 def histories(
     table: CohortTable,
     covariates: Sequence[str] = (),

@@ -136,6 +136,7 @@ def landmark_weighted(
     kind: Kind = "iptw",
     horizon_days: float,
     times: Sequence[float] = (),
+    band_days: Sequence[float] = (),
     site_indicators: bool = False,
     replicates: int = 500,
     seed: int = 0,
@@ -145,18 +146,19 @@ def landmark_weighted(
 ) -> LandmarkWeighted:
     """Compare those who had started by the landmark with those who had not, weighted.
 
-    `horizon_days` and `times` count from the landmark. `replicates` 0: no bootstrap; the interval of the
+    `horizon_days`, `times` and `band_days` (of limits for a figure) count from the landmark.
+    `replicates` 0: no bootstrap; the interval of the
     hazard ratio is then the sandwich's with the weights taken as known (conservative for "iptw").
 
     Raises NotEstimableError where a group is empty, SurvivalDataError for options that make no sense.
     """
-    if not (np.isfinite(horizon_days) and horizon_days > 0) or any(not t >= 0 for t in times):
+    if not (np.isfinite(horizon_days) and horizon_days > 0) or any(not t >= 0 for t in (*times, *band_days)):
         raise SurvivalDataError("the horizon or a day of survival is not after the landmark")
     rows = landmark_split(table, day, covariates, time_varying)
     rows.require_both_groups()
     order = np.argsort(-rows.stop, kind="stable")
     names, X, notes = _design(rows, site_indicators)
-    plan = _plan(rows, X, order, kind=kind, times=times, horizon=horizon_days)
+    plan = _plan(rows, X, order, kind=kind, times=(*times, *band_days), horizon=horizon_days)
     draws = None
     if replicates:
         draws = bootstrap(
@@ -170,7 +172,14 @@ def landmark_weighted(
             label=f"bootstrapping landmark {day}",
         )
     return _result(
-        plan, day, X[order], names=names, notes=(*rows.warnings(), *notes), draws=draws, level=level
+        plan,
+        day,
+        X[order],
+        names=names,
+        notes=(*rows.warnings(), *notes),
+        draws=draws,
+        level=level,
+        n_band_days=len(band_days),
     )
 
 
@@ -247,6 +256,7 @@ def _result(
     notes: tuple[str, ...],
     draws: Draws | None,
     level: float,
+    n_band_days: int,
 ) -> LandmarkWeighted:
     fit = fit_propensity(plan, np.ones(len(X)))
     if fit.is_separated:
@@ -260,7 +270,14 @@ def _result(
         day=day,
         kind=plan.kind,
         contrasts=arm_contrasts(
-            curves, log_hr, plan.times, plan.horizon, draws=draws, robust_se=robust_se, level=level
+            curves,
+            log_hr,
+            plan.times,
+            plan.horizon,
+            draws=draws,
+            robust_se=robust_se,
+            level=level,
+            n_band_days=n_band_days,
         ),
         robust_se=robust_se,
         n=(int((~plan.started).sum()), int(plan.started.sum())),

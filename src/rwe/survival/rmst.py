@@ -43,6 +43,8 @@ ASSUMPTIONS = (
 class ArmMean:
     """Mean days alive up to the horizon. `se` and limits are None where the variance is not defined.
 
+    `events` are those before the horizon, `events_after` later ones.
+
     `lower_bound` is given for an arm without events: the mean is at least that, with one-sided confidence
     `ci_level`, by the patients `followed_to_horizon` (from day 0 on).
     """
@@ -56,6 +58,7 @@ class ArmMean:
     events: int
     followed_to_horizon: int
     warnings: tuple[str, ...] = ()
+    events_after: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,8 @@ def restricted_means(
     unexposed, exposed = arms
     difference = exposed.estimate - unexposed.estimate
     z = float(ndtri(0.5 + level / 2))
-    se = None if unexposed.se is None or exposed.se is None else float(np.hypot(unexposed.se, exposed.se))
-    warnings = [*unexposed.warnings, *exposed.warnings]
-    if se is None:
-        warnings.append("The difference has no standard error, because an arm has none.")
+    se, note = _difference_se(unexposed, exposed)
+    warnings = [*unexposed.warnings, *exposed.warnings, *note]
     return RestrictedMeans(
         horizon=float(horizon),
         unexposed=unexposed,
@@ -154,6 +155,24 @@ def restricted_means(
         ci_level=level,
         warnings=tuple(warnings),
     )
+
+
+def _difference_se(unexposed: ArmMean, exposed: ArmMean) -> tuple[float | None, list[str]]:
+    """The standard error of the difference, and what must be said of it.
+
+    An arm whose events all come after the horizon adds a sum of zero terms, as in R's `survRM2`: the other
+    arm's error is then all there is, and too small. An arm without any event says nothing of its own error.
+    """
+    known = [arm.se for arm in (unexposed, exposed) if arm.se is not None]
+    silent = [arm for arm in (unexposed, exposed) if arm.se is None]
+    if not silent:
+        return float(np.hypot(known[0], known[1])), []
+    if known and all(not arm.events and arm.events_after for arm in silent):
+        return known[0], [
+            "All events of an arm come after the horizon, so only the other arm's error is in the interval "
+            "of the difference: it is too narrow."
+        ]
+    return None, ["The difference has no standard error, because an arm has none."]
 
 
 def _check_horizon(horizon: float, level: float) -> None:
@@ -210,6 +229,7 @@ def _arm(
         events=events,
         followed_to_horizon=followed,
         warnings=tuple(warnings),
+        events_after=int(event.sum()) - events,
     )
 
 
