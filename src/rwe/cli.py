@@ -20,6 +20,8 @@ import typer.exceptions
 import rwe
 from rwe import cli_show, terminal
 from rwe.audit import audited
+from rwe.cli_deaths import import_deaths
+from rwe.cli_keep import keep_app
 from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
 from rwe.cli_simulate import simulate
 from rwe.cli_sites import sites_app
@@ -277,8 +279,10 @@ def demo(
     run_demo(folder, patients=patients, seed=seed, serve=serve)
 
 
+app.command("import-deaths")(import_deaths)
 app.command()(simulate)
 register_sql(app)
+app.registered_commands += keep_app.registered_commands
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,13 +23,14 @@ def import_deaths(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring in deaths from a registry: a CSV of patient_id (or identifier_system, identifier), death_date, source.
+    """Bring in deaths from a registry: a CSV of patient_id (or identifier_system, identifier), death_date and
+    source.
 
     The protocol says which sources count (outcome.death_sources). `rwe build` takes them in.
 
     Example: rwe import-deaths deaths.csv --site charite
     """
-    from rwe.deaths import import_deaths as bring_in  # noqa: PLC0415  (`rwe --help` must not wait for it)
+    from rwe.deaths import import_deaths as bring_in  # `rwe --help` must not wait for it
 
     opened = open_chosen(workspace)
     done = bring_in(opened, file, site, replace=replace)

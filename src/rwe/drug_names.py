@@ -10,7 +10,8 @@ _SHORTEST = 7
 #: Words beside the drug's name in what code lists and terminologies call their codes.
 _GENERAL = frozenset(
     word
-    for line in """administration autologous capsule capsules central chewable coated concentrate concentration delayed
+    for line in """
+    administration autologous capsule capsules central chewable coated concentrate concentration delayed
     disintegrating earlier engineered extended hydrochloride infusion ingredient injectable injection
     intravenous introduction intravenously liquid milligram milligrams milliliter monohydrate
     percutaneous peripheral pharmacy prefilled product products release several sodium solution subcutaneous

@@ -12,8 +12,10 @@ from typing import Any
 import duckdb
 
 from rwe.config import Workspace
+from rwe.errors import BuildError
 from rwe.landing import Run, list_runs
 from rwe.resource_types import R4_RESOURCE_TYPES
+from rwe.warehouse.opening import open_published
 from rwe.watermarks import Watermark, in_order, watermarks
 
 
@@ -53,9 +55,9 @@ def workspace_status(workspace: Workspace, now: datetime | None = None) -> Works
     for run in in_order(list_runs(workspace.landing)):
         runs.setdefault(run.site, []).append(run)
     marks = watermarks(workspace.landing, cipher=workspace.cipher())
-    quarantined = _quarantined(workspace.database)
+    quarantined = _quarantined(workspace)
     is_published = workspace.database.is_file()
-    built_at = _built_at(workspace.database)
+    built_at = _built_at(workspace)
     return WorkspaceStatus(
         sites=tuple(
             _site_status(name, landed, marks, quarantined.get(name), at) for name, landed in runs.items()
@@ -99,22 +101,21 @@ def _is_whole(run: Run) -> bool:
     return run.manifest.route == "import" or not (run.manifest.errors or failed_types(run))
 
 
-def _quarantined(database: Path) -> dict[str, int]:
+def _quarantined(workspace: Workspace) -> dict[str, int]:
     """Resources refused by site, as the published database says."""
-    rows = _read(database, "select site, sum(quarantined) from meta.reconciliation group by site")
+    rows = _read(workspace, "select site, sum(quarantined) from meta.reconciliation group by site")
     return {str(site): int(refused) for site, refused in rows}
 
 
-def _built_at(database: Path) -> datetime | None:
-    rows = _read(database, "select built_at from meta.build")
+def _built_at(workspace: Workspace) -> datetime | None:
+    rows = _read(workspace, "select built_at from meta.build")
     return rows[0][0].replace(tzinfo=UTC) if rows else None
 
 
-def _read(database: Path, query: str) -> list[tuple[Any, ...]]:
-    if not database.is_file():
-        return []
+def _read(workspace: Workspace, query: str) -> list[tuple[Any, ...]]:
+    """What the published database says; nothing where there is none, or it is of another version."""
     try:
-        with closing(duckdb.connect(str(database), read_only=True)) as db:
+        with closing(open_published(workspace)) as db:
             return db.execute(query).fetchall()
-    except duckdb.Error:  # a database of another version: its absence from the status tells no lie
+    except (duckdb.Error, BuildError):
         return []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from rwe.blocklist import open_blocklist
+from rwe.cli_deaths import import_deaths as import_deaths_command
 from rwe.config import Encryption, Workspace
 from rwe.deaths import FOLDER, HEADERS, forget, import_deaths, registered_deaths
 from rwe.errors import LakeError, UsageError
@@ -167,6 +171,27 @@ def test_where_the_lake_is_encrypted_the_registry_is_too(tmp_path: Path) -> None
     assert b"registry-of-state" not in stored.read_bytes()
     with pytest.raises(LakeError, match="encrypted"):
         registered_deaths(plain)
+
+
+def test_the_command_brings_in_and_says_so_in_the_audit_log_without_an_id(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command("import-deaths")(import_deaths_command)
+    workspace = new_workspace(tmp_path)
+    file = registry(tmp_path, "p-4711,2024-01-01,state", "p-4712,2024-01,state")
+    root = ["-w", str(workspace.root), "--site", "north"]
+    done = CliRunner().invoke(app, [str(file), *root, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output) == {
+        "site": "north",
+        "lines": 2,
+        "patients": 2,
+        "unresolved": 0,
+        "replaced": 0,
+    }
+    assert "2 patients" in CliRunner().invoke(app, [str(file), *root, "--replace"]).output
+    logged = (workspace.root / "audit.ndjson").read_text()
+    assert logged.count('"import-deaths"') == 2
+    assert "p-47" not in logged
 
 
 def test_a_damaged_file_is_named_and_no_death_is_lost_in_silence(tmp_path: Path) -> None:

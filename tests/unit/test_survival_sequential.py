@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +35,19 @@ def slow_per_protocol(
 ) -> tuple[float, float]:
     """Every trial's every person, cut at every start, weighted by loops."""
     group = people(table, fixed, varying, unless)
-    beta, hazard = starting_hazard(group, lambda p: p.excused - 0.5)
+    models = []
+    for changing in (varying, []):
+        same = people(table, fixed, changing, unless)
+        models.append((same, *starting_hazard(same, lambda p: p.excused - 0.5)))
+    hazard = models[0][2]
 
-    def weight(p: Any, s: float, t: float) -> float:
-        steps = [h * np.exp(p.covariates(u) @ beta) for u, h in hazard.items() if s < u < t and u < p.excused]
-        return float(np.exp(sum(steps)))
+    def weight(i: int, s: float, t: float) -> float:
+        total = 0.0
+        for sign, (same, beta, steps) in zip((1, -1), models, strict=True):
+            p = same[i]
+            between = [u for u in steps if s < u < t and u < p.excused]
+            total += sign * sum(steps[u] * np.exp(p.covariates(u) @ beta) for u in between)
+        return float(np.exp(total))
 
     rows = []
     for s in sorted({p.start for p in group if p.start < np.inf}):
@@ -55,7 +62,7 @@ def slow_per_protocol(
             end, event = (p.start, False) if p.start < np.inf else (p.time, p.event)
             cuts = [s, *(u for u in sorted(hazard) if s < u < end), end]
             for a, b in pairwise(cuts):
-                rows.append((s, i, a, b, event and b == end, 0.0, x, weight(p, s, b)))
+                rows.append((s, i, a, b, event and b == end, 0.0, x, weight(i, s, b)))
     trial, who, start, stop, event, exposed, x, w = (list(c) for c in zip(*rows, strict=True))
     names = ("exposed", *fixed, *varying)
     data = cox_data(
@@ -115,11 +122,35 @@ def test_a_status_that_changes_is_weighted_for() -> None:
 
 def test_truncation_bounds_the_weights() -> None:
     table = mixed_cohort(100, seed=9)
-    plain = sequential_trials(table, ["x"])
-    cut = sequential_trials(table, ["x"], truncate_percentile=90)
+    plain = sequential_trials(table, ["x"], ["status"])
+    cut = sequential_trials(table, ["x"], ["status"], truncate_percentile=90)
     assert plain.weights is not None
     assert cut.weights is not None
     assert cut.weights.maximum == cut.weights.capped_at < plain.weights.maximum
+
+
+def test_without_a_covariate_that_changes_there_are_no_weights() -> None:
+    # Given what the model adjusts for, a later start then says nothing: censoring at it is enough.
+    found = sequential_trials(mixed_cohort(100, seed=9), ["x"])
+    assert found.weights is None
+    assert "censored at a later start" in found.method
+
+
+def test_follow_up_may_end_before_the_data_do() -> None:
+    table = mixed_cohort(120, seed=2)
+    starts = (table.patients["start_day"] < 20) & (table.patients["time_days"] > 10)
+    patients = table.patients.assign(start_day=np.where(starts, 10.0, np.nan))
+    table = CohortTable(patients, table.changes)
+    short = sequential_trials(table, ["x"], follow_up_days=30)
+    late = patients["time_days"] > 40
+    cut = patients.assign(
+        is_event=patients["is_event"] & ~late, time_days=patients["time_days"].clip(upper=40)
+    )
+    expected = sequential_trials(CohortTable(cut, table.changes), ["x"])
+    assert short.fit.coefficients == pytest.approx(expected.fit.coefficients, abs=1e-12)
+    assert short.events == expected.events
+    with pytest.raises(SurvivalDataError, match="at least one day"):
+        sequential_trials(table, follow_up_days=0)
 
 
 def test_nobody_to_compare() -> None:

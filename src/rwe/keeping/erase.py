@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from rwe import linking
+from rwe import deaths, linking
 from rwe.blocklist import Blocklist, blocked_at, open_blocklist, patients_of
 from rwe.config import Workspace
 from rwe.errors import PartialError, RweError, UsageError
@@ -156,13 +154,8 @@ def _take_out(
     old = {r.run for r in runs_in_lake(workspace) if r.site == site} - landed
     rows = pooled.take_out(workspace, site, persons, records, old) if old else 0
     linking.forget(workspace, site, persons)
-    _forget_deaths(workspace, site, persons)
+    deaths.forget(workspace, site, persons)
     return _Found(cutter.cut, rows)
-
-
-def _forget_deaths(workspace: Workspace, site: str, persons: frozenset[str]) -> None:
-    if find_spec("rwe.deaths"):
-        import_module("rwe.deaths").forget(workspace, site, persons)
 
 
 def _all_records(

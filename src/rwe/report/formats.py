@@ -63,6 +63,24 @@ def whole_days(value: float) -> str:
     return count(int(value)) if float(value).is_integer() else f"{value:.1f}"
 
 
+def day_difference(value: float | None) -> str:
+    """A difference in days: signed, a decimal, months beside it."""
+    if value is None:
+        return NOT_ESTIMABLE
+    return f"{signed(value, 1)} days ({signed(value / DAYS_PER_MONTH, 1)} months)"
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points."""
+    return NOT_ESTIMABLE if value is None else f"{signed(100 * value, 1)} points"
+
+
+def signed(value: float, places: int) -> str:
+    """A decimal with its sign, plus as well; nothing rounds to minus zero."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if not float(text) else text.replace("-", "\u2212")
+
+
 def months(value_days: float | None) -> str:
     """Days shown as months of 30.4375 days."""
     if value_days is None:

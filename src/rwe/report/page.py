@@ -10,11 +10,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rwe.evidence.contract import Evidence, read_evidence
-from rwe.report import formats, tables, words
-from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, readings
+from rwe.report import contrasts, formats, safety, tables, words
+from rwe.report.autopsy import AutopsyShown, autopsy
+from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, readings, survival_name
+from rwe.report.diagnostics import DiagnosticsShown, diagnostics
+from rwe.report.estimates import coefficients, estimates
 from rwe.report.forest import forest_groups, forest_svg
+from rwe.report.kinetics import traces_svg
+from rwe.report.lock import lock
 from rwe.report.specification import specification
 from rwe.report.words import Names
+from rwe.study import Protocol
 
 _FOLDER = Path(__file__).resolve().parent
 AUDIENCES = {
@@ -28,6 +34,19 @@ class _CurvesShown:
     shown: CurveSet
     svg: Markup
     readings: tuple[CurveReading, ...]
+    survival: str
+
+
+@dataclass(frozen=True)
+class _KineticsShown:
+    """The single traces and the case series are of an internal page: a release shows the summary."""
+
+    unit: str
+    summary: list[safety.ExpansionRow]
+    figure: Markup | None
+    cases: list[safety.CaseRow]
+    has_single_patients: bool
+    notes: tuple[str, ...]
 
 
 def render_report(evidence: Evidence) -> str:
@@ -47,22 +66,29 @@ def render_report(evidence: Evidence) -> str:
             audience=AUDIENCES[evidence.audience],
             names=names,
             style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704  (our own file)
-            answer=words.answer(evidence, names),
+            lock=lock(evidence),
+            answer=words.answer(evidence, names, words.posthoc_sentences(evidence, protocol)),
             after_grace=words.after_grace(evidence, protocol),
             naive=words.naive_sentences(evidence),
             key_numbers=tables.key_numbers(evidence, names),
+            autopsy=_autopsy(evidence, protocol, names),
             figures=[f for f in figures if not f.shown.is_biased and f.shown.curves[0].site is None],
             biased_figures=[f for f in figures if f.shown.is_biased and f.shown.curves[0].site is None],
             site_figures=[f for f in figures if f.shown.curves[0].site is not None],
             forest=_forest(evidence, names),
+            absolute=contrasts.absolute(evidence, names),
+            competing=contrasts.competing(evidence, names),
+            diagnostics=_diagnostics(evidence, protocol, names),
+            rates=safety.rates(evidence.safety, names) if evidence.safety else [],
+            kinetics=_kinetics(evidence, names),
             follow_up=tables.follow_up(evidence, names),
             ends=tables.ends(evidence),
             attrition=tables.attrition(evidence, protocol),
             baseline=tables.baseline(evidence, protocol),
             specification=specification(evidence, protocol),
             codelists=tables.codelists(evidence),
-            estimates=tables.estimates(evidence, names),
-            coefficients=tables.coefficients(evidence, names),
+            estimates=estimates(evidence, names),
+            coefficients=coefficients(evidence, names),
             resource_types=tables.resource_types(evidence),
             not_shown=tables.sections_not_shown(evidence),
         )
@@ -85,7 +111,33 @@ def write_report(evidence_path: Path, html_path: Path) -> None:
 
 
 def _curves(shown: CurveSet, names: Names) -> _CurvesShown:
-    return _CurvesShown(shown, Markup(curves_svg(shown, names)), tuple(readings(shown, names)))  # noqa: S704
+    svg = Markup(curves_svg(shown, names))  # noqa: S704  (labels were escaped when the SVG was written)
+    return _CurvesShown(shown, svg, tuple(readings(shown, names)), survival_name(shown, names))
+
+
+def _autopsy(evidence: Evidence, protocol: Protocol, names: Names) -> AutopsyShown | None:
+    found = evidence.bias_autopsy
+    return autopsy(found, names.events, protocol.confidence_level) if found else None
+
+
+def _diagnostics(evidence: Evidence, protocol: Protocol, names: Names) -> DiagnosticsShown | None:
+    return diagnostics(evidence.diagnostics, names, protocol) if evidence.diagnostics else None
+
+
+def _kinetics(evidence: Evidence, names: Names) -> _KineticsShown | None:
+    found = evidence.kinetics
+    if found is None:
+        return None
+    is_internal = evidence.audience == "internal"
+    drawn = traces_svg(found, names) if is_internal else None
+    return _KineticsShown(
+        unit=found.unit,
+        summary=safety.expansion(found, names),
+        figure=Markup(drawn) if drawn else None,  # noqa: S704  (as above)
+        cases=safety.case_series(found) if is_internal else [],
+        has_single_patients=is_internal,
+        notes=tuple(found.notes),
+    )
 
 
 def _forest(evidence: Evidence, names: Names) -> Markup | None:
@@ -112,9 +164,15 @@ def _environment() -> Environment:
         humanise=formats.humanise,
         instant=formats.instant,
         sentence=formats.sentence,
+        svg=_svg,
         whole_words=_whole_words,
     )
     return environment
+
+
+def _svg(text: str) -> Markup:
+    """An SVG of our own as markup; its labels were escaped when it was written."""
+    return Markup(text)  # noqa: S704
 
 
 def _whole_words(text: str) -> Markup:

@@ -200,6 +200,18 @@ def starting_rows(history: Histories, last2: IntArray) -> HistoryRows:
     )
 
 
+def only_columns(rows: HistoryRows, columns: Sequence[int]) -> HistoryRows:
+    """The rows with some of the covariates."""
+    return HistoryRows(
+        rows.start2,
+        rows.stop2,
+        rows.event,
+        frozen_floats(rows.X[:, list(columns)]),
+        tuple(rows.names[j] for j in columns),
+        rows.patient,
+    )
+
+
 def leaving_rows(history: Histories) -> HistoryRows:
     """The whole histories with exposure as first covariate and the event "leaves without the outcome"."""
     rows = history.rows

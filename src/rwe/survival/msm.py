@@ -38,7 +38,7 @@ from rwe.survival.data import (
 )
 from rwe.survival.effects import Effect, wald_effect
 from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
-from rwe.survival.histories import Histories, HistoryRows, histories, last_start2, starting_rows
+from rwe.survival.histories import Histories, histories, last_start2, only_columns, starting_rows
 from rwe.survival.weight_diagnostics import WeightDiagnostics, weight_diagnostics
 from rwe.survival.weight_steps import cut_entries, log_weight_at, steps_that_matter, steps_upto
 
@@ -115,7 +115,7 @@ def marginal_structural_cox(
     base = [j for j, name in enumerate(full.names) if name not in time_varying]
     rows = starting_rows(full, last_start2(full))
     denominator = hazard_model(rows, "starting")
-    numerator = hazard_model(_only(rows, base), "starting")
+    numerator = hazard_model(only_columns(rows, base), "starting")
     weighted = weighted_histories(full, base[: len(covariates)], denominator, numerator)
     weight, cap = _truncated(weighted.weight, truncate_percentile)
     site = full.site.astype(str)[weighted.patient] if stratify_by_site else None
@@ -195,17 +195,6 @@ def _log_chance(model: HazardModel, fit: HazardFit, patient: IntArray, step: Int
     """Log probability of starting at a step, not having started before."""
     hazard = log_weight_at(model, fit, patient, step + 1) - log_weight_at(model, fit, patient, step)
     return np.asarray(np.log(-np.expm1(-np.maximum(hazard, _TINY))))
-
-
-def _only(rows: HistoryRows, columns: Sequence[int]) -> HistoryRows:
-    return HistoryRows(
-        rows.start2,
-        rows.stop2,
-        rows.event,
-        rows.X[:, list(columns)],
-        tuple(rows.names[j] for j in columns),
-        rows.patient,
-    )
 
 
 def _truncated(weight: FloatArray, percentile: float | None) -> tuple[FloatArray, float | None]:

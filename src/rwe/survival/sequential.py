@@ -7,8 +7,10 @@ since index; patients are in several trials, so the variance is the sandwich by 
 
 - "as_started": later starters stay unexposed, as after a landmark. The ratio is drawn towards 1.
 - "per_protocol": those not started on s are censored at a later start, and weighted by the inverse
-  probability of not having started between s and t: exp(H(t-) - H(s)) of a Cox model of starting with the
-  covariates as they change. Starting on s is against never starting (unless excused).
+  probability of not having started between s and t, given the covariates as they change, stabilised by the
+  same given those of baseline: exp(H(t-) - H(s) - H*(t-) + H*(s)) of Cox models of starting. The outcome
+  model has the baseline covariates, so weights are needed for what changes alone: without `time_varying`
+  there are none. Starting on s is against never starting (unless excused).
 
 Where single days are too many, a trial takes the start days of a window: those not started are in it from its
 first day until they start, starters from their start. No time is immortal in either.
@@ -38,12 +40,13 @@ from rwe.survival.data import (
     SurvivalDataError,
 )
 from rwe.survival.effects import Effect, wald_effect
-from rwe.survival.hazard_model import HazardModel, fit_hazard, hazard_model
+from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import (
     NEVER2,
     Histories,
     histories,
     last_start2,
+    only_columns,
     row_at,
     starting_rows,
 )
@@ -69,6 +72,7 @@ ASSUMPTIONS = (
 )
 _WINDOWS = (1, 7, 14, 28)
 _COMFORTABLE_ROWS = 2_000_000
+_HOW = {"as_started": "", "per_protocol": "; censored at a later start, weighted for what changes"}
 _WEIGHTED = "The model of later starting is right."
 
 
@@ -77,7 +81,7 @@ class SequentialTrials:
     """Result of `sequential_trials`. The hazard ratio is conditional on the covariates at a trial's start.
 
     `n_trials` start days; `person_trials` (unexposed, exposed) entries, a patient in several; `events` of
-    patients, each counted once. `weights`: of the unexposed, None for "as_started".
+    patients, each counted once. `weights`: of the unexposed, None where there are none.
     """
 
     contrast: Contrast
@@ -108,6 +112,30 @@ class _Entries:
 
 
 @dataclass(frozen=True)
+class _Options:
+    """Which entries there are: whether later starters are censored, the last start, days of follow-up."""
+
+    censor_at_start: bool
+    until2: int
+    follow_up_days: int | None
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Models of starting with their fits: given all covariates, given those of baseline."""
+
+    denominator: HazardModel
+    denominator_fit: HazardFit
+    numerator: HazardModel
+    numerator_fit: HazardFit
+
+    def log_weight(self, patient: IntArray, steps: IntArray) -> FloatArray:
+        """Stabilised log weight of each patient after so many steps since index."""
+        whole = log_weight_at(self.denominator, self.denominator_fit, patient, steps)
+        return np.asarray(whole - log_weight_at(self.numerator, self.numerator_fit, patient, steps))
+
+
+@dataclass(frozen=True)
 class _Rows:
     """Entries cut where weights change. `entry` is the entry of each row."""
 
@@ -126,6 +154,7 @@ def sequential_trials(
     contrast: Contrast = "per_protocol",
     unless: str | None = None,
     last_start_day: int | None = None,
+    follow_up_days: int | None = None,
     window_days: int | None = None,
     stratify_by_site: bool = False,
     truncate_percentile: float | None = None,
@@ -134,19 +163,22 @@ def sequential_trials(
     """Compare starting on a day with not starting on it, over all days up to `last_start_day`.
 
     `unless`: an event (see `histories.event_days`) from whose day on nobody enters a trial and a start is
-    salvage. `window_days`: start days that make one trial; None takes single days, or the shortest of 7, 14
-    and 28 days that the machine's memory carries. `truncate_percentile`: weights above it are cut to it.
+    salvage. `follow_up_days`: a trial's follow-up ends so many days after its first; with weights that grow
+    for years the last risk sets rest on few. `window_days`: start days that make one trial; None takes
+    single days, or the shortest of 7, 14 and 28 days that the machine's memory carries.
+    `truncate_percentile`: weights above it are cut to it.
 
     Raises NotEstimableError where nobody started, nobody is left to compare, or rows exceed 6 million;
     SurvivalDataError for unknown columns or a day before index.
     """
-    _check(last_start_day, window_days, truncate_percentile)
+    _check(last_start_day, window_days, follow_up_days, truncate_percentile)
     history = histories(table, covariates, time_varying, unless=unless)
     until2 = NEVER2 if last_start_day is None else 2 * last_start_day
     model = None
-    if contrast == "per_protocol":
-        model = hazard_model(starting_rows(history, last_start2(history)), "starting")
-    entries, window = _fitting_entries(history, until2, window_days, model)
+    if contrast == "per_protocol" and time_varying:
+        model = _models(history, [history.names.index(name) for name in covariates])
+    options = _Options(contrast == "per_protocol", until2, follow_up_days)
+    entries, window = _fitting_entries(history, options, window_days, model)
     rows = _cut(history, entries, model)
     weight, cap = _truncated(rows, entries, truncate_percentile)
     fit = _fit(history, entries, rows, weight, stratify_by_site=stratify_by_site, level=level)
@@ -165,23 +197,27 @@ def sequential_trials(
         person_trials=(int((~entries.exposed).sum()), int(entries.exposed.sum())),
         events=len(np.unique(entries.patient[entries.event])),
         weights=weights,
-        method=METHOD if model is None else f"{METHOD}; censored at a later start, weighted for it",
+        method=METHOD + _HOW[contrast],
         assumptions=ASSUMPTIONS if model is None else (*ASSUMPTIONS, _WEIGHTED),
         warnings=(
             *history.warnings,
             *shown,
             *fit.warnings,
-            *(model.warnings if model else ()),
+            *(model.denominator.warnings if model else ()),
             *(weights.warnings("unexposed") if weights else ()),
         ),
     )
 
 
-def _check(last_start_day: int | None, window_days: int | None, percentile: float | None) -> None:
+def _check(
+    last_start_day: int | None, window: int | None, follow_up: int | None, percentile: float | None
+) -> None:
     if last_start_day is not None and last_start_day < 0:
         raise SurvivalDataError(f"the last start day {last_start_day} is before index")
-    if window_days is not None and window_days < 1:
+    if window is not None and window < 1:
         raise SurvivalDataError("a window of start days has at least one day")
+    if follow_up is not None and follow_up < 1:
+        raise SurvivalDataError("a trial is followed for at least one day")
     if percentile is not None and not 50 <= percentile <= 100:
         raise SurvivalDataError("weights are truncated at a percentile between 50 and 100")
 
@@ -189,16 +225,16 @@ def _check(last_start_day: int | None, window_days: int | None, percentile: floa
 def _diagnostics(entries: _Entries, rows: _Rows, weight: FloatArray, cap: float | None) -> WeightDiagnostics:
     last = last_of_entries(rows.entry, weight, len(entries.trial))
     return weight_diagnostics(
-        "Cox model of starting later, Efron baseline hazard",
+        "Cox models of starting later, stabilised by the baseline covariates",
         last[~entries.exposed],
         rows=weight[~entries.exposed[rows.entry]],
         capped_at=cap,
     )
 
 
-def _entries(history: Histories, until2: int, window: int, *, censor_at_start: bool) -> _Entries:
+def _entries(history: Histories, options: _Options, window: int) -> _Entries:
     """Who is in which trial from when: those not started from its first day, starters from their start."""
-    start2, stop2 = history.start2, history.stop2
+    start2, stop2, until2 = history.start2, history.stop2, options.until2
     days2 = np.unique(start2[(start2 >= 0) & (start2 <= until2)])
     if not len(days2):
         raise NotEstimableError(f"nobody started (0 of {history.n})")
@@ -208,7 +244,7 @@ def _entries(history: Histories, until2: int, window: int, *, censor_at_start: b
     not_before = np.where(start2 >= 0, start2, NEVER2)
     waiting = (stop2 > low2[:, None]) & (not_before > low2[:, None]) & (history.excused2 > low2[:, None])
     trial0, who0 = np.nonzero(waiting)
-    leaves = (start2[who0] >= 0) & (censor_at_start | (start2[who0] < high2[trial0]))
+    leaves = (start2[who0] >= 0) & (options.censor_at_start | (start2[who0] < high2[trial0]))
     starters = np.flatnonzero((start2 >= 0) & (start2 <= until2))
     trial1 = np.searchsorted(low2, start2[starters], side="right") - 1
     exposed = np.repeat([False, True], [len(who0), len(starters)])
@@ -220,18 +256,44 @@ def _entries(history: Histories, until2: int, window: int, *, censor_at_start: b
         event=np.concatenate([history.event[who0] & ~leaves, history.event[starters]]),
         exposed=exposed,
     )
+    if options.follow_up_days is not None:
+        found = _ended(found, low2 + 2 * options.follow_up_days)
     if exposed.all() or not exposed.any():
         raise NotEstimableError("on no start day is there anybody to compare with")
     return found
 
 
+def _ended(entries: _Entries, last2: IntArray) -> _Entries:
+    """The entries that begin before the last half day of their trial, none longer than that."""
+    until2 = last2[entries.trial]
+    kept = entries.begin2 < until2
+    return _Entries(
+        trial=entries.trial[kept],
+        patient=entries.patient[kept],
+        begin2=entries.begin2[kept],
+        end2=np.minimum(entries.end2, until2)[kept],
+        event=(entries.event & (entries.end2 <= until2))[kept],
+        exposed=entries.exposed[kept],
+    )
+
+
+def _models(history: Histories, fixed: Sequence[int]) -> _Models:
+    rows = starting_rows(history, last_start2(history))
+    everybody = np.ones(history.n)
+    denominator = hazard_model(rows, "starting")
+    numerator = hazard_model(only_columns(rows, fixed), "starting")
+    return _Models(
+        denominator, fit_hazard(denominator, everybody), numerator, fit_hazard(numerator, everybody)
+    )
+
+
 def _fitting_entries(
-    history: Histories, until2: int, window: int | None, model: HazardModel | None
+    history: Histories, options: _Options, window: int | None, model: _Models | None
 ) -> tuple[_Entries, int]:
     """The entries, in the shortest window that fits a small machine unless one is asked for."""
     cuts = _cuts(history, model)
     for days in _WINDOWS if window is None else (window,):
-        entries = _entries(history, until2, days, censor_at_start=model is not None)
+        entries = _entries(history, options, days)
         many = piece_counts(entries.begin2, entries.end2, cuts, ~entries.exposed).sum()
         if many <= (_COMFORTABLE_ROWS if window is None else MOST_ROWS):
             return entries, days
@@ -240,23 +302,23 @@ def _fitting_entries(
     )
 
 
-def _cuts(history: Histories, model: HazardModel | None) -> IntArray:
+def _cuts(history: Histories, model: _Models | None) -> IntArray:
     """Where the weights of those not started change before another death: not at each start day."""
     if model is None:
         return np.zeros(0, dtype=np.int64)
-    return steps_that_matter(model.time2, np.unique(history.stop2[history.event]))
+    return steps_that_matter(model.denominator.time2, np.unique(history.stop2[history.event]))
 
 
-def _cut(history: Histories, entries: _Entries, model: HazardModel | None) -> _Rows:
+def _cut(history: Histories, entries: _Entries, model: _Models | None) -> _Rows:
     if model is None:
         n = len(entries.trial)
         return _Rows(np.arange(n), entries.begin2, entries.end2, entries.event, np.ones(n))
     pieces = cut_entries(entries.begin2, entries.end2, _cuts(history, model), ~entries.exposed)
-    fit = fit_hazard(model, np.ones(history.n))
     entry, who = pieces.entry, entries.patient[pieces.entry]
-    upto = steps_upto(model, pieces.begin2)
-    before = steps_upto(model, entries.begin2[entry])
-    log_weight = log_weight_at(model, fit, who, upto) - log_weight_at(model, fit, who, before)
+    # Both models have the same starts, hence the same steps.
+    upto = steps_upto(model.denominator, pieces.begin2)
+    before = steps_upto(model.denominator, entries.begin2[entry])
+    log_weight = model.log_weight(who, upto) - model.log_weight(who, before)
     weight = np.where(entries.exposed[entry], 1.0, np.exp(log_weight))
     return _Rows(entry, pieces.begin2, pieces.end2, entries.event[entry] & pieces.is_last, weight)
 

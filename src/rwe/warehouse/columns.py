@@ -95,6 +95,7 @@ SURE = frozenset(
         "cohort.baseline",
         "cohort.cart_copies",
         "cohort.codelist_match",
+        "cohort.copies_by_day",
         "cohort.demographic",
         "cohort.eligibility",
         "cohort.index_event",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import duckdb
 import pyarrow as pa
@@ -69,7 +70,7 @@ def column_sources(models: Sequence[Model], schema: Mapping[str, _Tables]) -> It
         scope = _scope(model.query, read)
         # All columns at once, so that what they share is walked once; trimming copies the query each time.
         nodes = lineage(
-            None, scope.expression, None, scope=scope, dialect="duckdb", trim_selects=False, copy=False
+            None, scope.expression, {}, scope=scope, dialect="duckdb", trim_selects=False, copy=False
         )
         for column, node in nodes.items():
             for source in _leaves(node):
@@ -81,7 +82,7 @@ def _scope(query: str, schema: _Schema) -> Scope:
     tree = qualify(
         sqlglot.parse_one(query, dialect="duckdb"),
         dialect="duckdb",
-        schema=schema,
+        schema=cast("dict[str, object]", schema),
         validate_qualify_columns=False,
         identify=False,
         quote_identifiers=False,

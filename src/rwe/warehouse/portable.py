@@ -100,7 +100,7 @@ def portability_problems(query: str) -> list[str]:
     return sorted(set(problems) | set(_not_in_spark(tree)))
 
 
-def _functions(tree: exp.Expression) -> list[str]:
+def _functions(tree: exp.Expr) -> list[str]:
     found = []
     for function in tree.find_all(exp.Func):
         name = function.name if isinstance(function, exp.Anonymous) else function.sql_name()
@@ -109,7 +109,7 @@ def _functions(tree: exp.Expression) -> list[str]:
     return found
 
 
-def _joins(tree: exp.Expression) -> list[str]:
+def _joins(tree: exp.Expr) -> list[str]:
     problems = []
     for join in tree.find_all(exp.Join):
         if join.side and isinstance(join.this, exp.Unnest):
@@ -123,7 +123,7 @@ def _joins(tree: exp.Expression) -> list[str]:
     return problems
 
 
-def _selections(tree: exp.Expression) -> list[str]:
+def _selections(tree: exp.Expr) -> list[str]:
     """Spellings that only DuckDB has, or that hide what is selected."""
     problems = []
     for select in tree.find_all(exp.Select):
@@ -146,7 +146,7 @@ def _selections(tree: exp.Expression) -> list[str]:
     return problems
 
 
-def _not_in_spark(tree: exp.Expression) -> list[str]:
+def _not_in_spark(tree: exp.Expr) -> list[str]:
     try:
         tree.sql(dialect="spark", unsupported_level=sqlglot.ErrorLevel.RAISE)
     except sqlglot.errors.UnsupportedError:

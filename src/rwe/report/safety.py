@@ -1,0 +1,119 @@
+"""Events by exposure at the time, and the kinetics of the infused cells, as rows of tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rwe.evidence.parts import CaseReport, ExpansionSummary, Kinetics, Safety
+from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, whole_days
+from rwe.report.words import Names
+
+
+@dataclass(frozen=True)
+class RateRow:
+    event: str
+    strategy: str
+    patients: str
+    events: str
+    person_years: str
+    rate: str
+    interval: str
+
+
+def rates(found: Safety, names: Names) -> list[RateRow]:
+    """First events per 100 person-years; the strategies of an event follow each other, treated first."""
+    rows = []
+    for event in dict.fromkeys(r.event for r in found.rates):
+        mine = [r for r in found.rates if r.event == event]
+        order = names.strategy_order([r.strategy for r in mine])
+        for i, r in enumerate(sorted(mine, key=lambda r: order.index(r.strategy))):
+            rows.append(
+                RateRow(
+                    event=humanise(event).capitalize() if i == 0 else "",
+                    strategy=names.group(r.strategy),
+                    patients=count(r.patients_at_risk),
+                    events=count(r.events),
+                    person_years=f"{r.person_years:.1f}",
+                    rate=_rate(r.rate_per_100_years),
+                    interval=interval(_rate(r.ci_low), _rate(r.ci_high)),
+                )
+            )
+    return rows
+
+
+def _rate(value: float | None) -> str:
+    return NOT_ESTIMABLE if value is None else f"{value:.1f}"
+
+
+@dataclass(frozen=True)
+class ExpansionRow:
+    strategy: str
+    patients: str
+    peak: str
+    peak_day: str
+    auc: str
+    last_detectable: str
+
+
+def expansion(found: Kinetics, names: Names) -> list[ExpansionRow]:
+    """Peak, area and persistence by ever started."""
+    order = names.strategy_order([s.strategy for s in found.summaries])
+    return [_expansion(s, names) for s in sorted(found.summaries, key=lambda s: order.index(s.strategy))]
+
+
+def ever(strategy: str, names: Names) -> str:
+    """The strategies of the kinetics are by ever started."""
+    is_known = strategy in (names.treated, names.control)
+    label = names.strategies.get(names.treated, humanise(names.treated))
+    how = "ever started" if strategy == names.treated else "never started"
+    return f"{label}: {how}" if is_known else humanise(strategy)
+
+
+def _expansion(s: ExpansionSummary, names: Names) -> ExpansionRow:
+    quartiles = "" if s.peak_q1 is None or s.peak_q3 is None else f" [{copies(s.peak_q1)}, {copies(s.peak_q3)}]"
+    return ExpansionRow(
+        strategy=ever(s.strategy, names),
+        patients=count(s.patients),
+        peak=copies(s.peak_median) + quartiles,
+        peak_day=NOT_ESTIMABLE if s.peak_day_median is None else f"day {whole_days(s.peak_day_median)}",
+        auc=copies(s.auc_median),
+        last_detectable=NOT_ESTIMABLE
+        if s.last_detectable_day_median is None
+        else f"day {whole_days(s.last_detectable_day_median)}",
+    )
+
+
+def copies(value: float | None) -> str:
+    """A number of copies: whole from 100 on, three digits below."""
+    if value is None:
+        return NOT_ESTIMABLE
+    return count(round(value)) if value >= 100 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    number: int
+    relapse: str
+    start: str
+    response: str
+    before: str
+    after: str
+    course: str
+
+
+def case_series(found: Kinetics) -> list[CaseRow]:
+    """Relapse, a start after it, a response again: in the order of days, numbered on this page only."""
+    return [_case(i, c) for i, c in enumerate(found.case_series, start=1)]
+
+
+def _case(number: int, c: CaseReport) -> CaseRow:
+    course = {True: "rising", False: "not rising", None: "not measured on both sides"}
+    return CaseRow(
+        number=number,
+        relapse=f"day {c.relapse_day}",
+        start=f"day {c.start_day}",
+        response=f"day {c.response_day}",
+        before="not measured" if c.copies_before is None else copies(c.copies_before),
+        after="not measured" if c.copies_after is None else copies(c.copies_after),
+        course=course[c.is_rising],
+    )
