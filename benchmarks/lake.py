@@ -31,7 +31,7 @@ import msgspec
 import zstandard
 
 from rwe.config import Workspace, init_workspace, open_workspace
-from rwe.lake.columns import FED_COLUMNS, parsed_columns
+from rwe.lake.parsed import FED_COLUMNS, parsed_columns
 from rwe.lake.schema import LAKE_TABLES
 from rwe.lake.write import update_lake
 from rwe.landing import RunFacts, list_runs, new_run

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwe.evidence.contract import Curve, CurvePoint, Parameters, Refusal
-from rwe.report import curves, figures, forest, words
+from rwe.report import curves, figures, forest
+from rwe.report import names as naming
 from tests.unit import evidence_example as example
 
-NAMES = words.names_of(words.protocol_of(example.evidence()))
+NAMES = naming.names_of(naming.protocol_of(example.evidence()))
 SVG = "{http://www.w3.org/2000/svg}"
 
 

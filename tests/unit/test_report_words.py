@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import Contrast, Parameters
 from rwe.report import formats, tables, words
+from rwe.report import names as naming
 from rwe.report.specification import criterion_words, specification, window_words
 from rwe.study import AgeCriterion, EventCriterion, PeriodCriterion, Window
 from tests.unit.evidence_example import CONTROL, DIVERGED, ODD_LABEL, TREATED, estimate, evidence, protocol
 
-NAMES = words.Names(TREATED, CONTROL, {TREATED: "Drug", CONTROL: "No drug"}, {})
+NAMES = naming.Names(TREATED, CONTROL, {TREATED: "Drug", CONTROL: "No drug"}, {})
 STATUS = replace(NAMES, statuses=frozenset({"responding"}))
 COMPOSITE = replace(NAMES, composite=("second_event",))
 
@@ -128,16 +129,16 @@ def test_the_protocol_decides_what_the_events_are_called() -> None:
     content = protocol()
     content["intercurrent_events"][0]["handling"] = "composite"
     document = evidence(protocol=content)
-    names = words.names_of(words.protocol_of(document))
+    names = naming.names_of(naming.protocol_of(document))
     assert (names.events, names.outcome) == ("events", "death or second event")
-    elements = {e.name: e for e in specification(document, words.protocol_of(document))}
+    elements = {e.name: e for e in specification(document, naming.protocol_of(document))}
     assert (
         elements["Outcome"].trial[0].startswith("Event-free survival: death from any cause or second event")
     )
     assert elements["Contrast and analysis"].trial == (
         "Hazard of death or second event between the strategies",
     )
-    assert words.names_of(words.protocol_of(evidence())).events == "deaths"
+    assert naming.names_of(naming.protocol_of(evidence())).events == "deaths"
 
 
 def test_late_starts_are_counted_where_the_groups_are() -> None:
@@ -146,7 +147,7 @@ def test_late_starts_are_counted_where_the_groups_are() -> None:
         in tables.key_numbers(evidence(), NAMES)[0].detail
     )
     document = evidence()
-    strategies = specification(document, words.protocol_of(document))[2].emulation
+    strategies = specification(document, naming.protocol_of(document))[2].emulation
     assert any("110 of the 231 who started did so after the grace period (day 180)" in s for s in strategies)
     assert any("5 started before progression and continued or resumed after it" in s for s in strategies)
 
@@ -253,7 +254,7 @@ def test_criteria_in_words() -> None:
 
 def test_the_target_trial_names_every_element_and_its_emulation() -> None:
     document = evidence()
-    elements = {e.name: e for e in specification(document, words.protocol_of(document))}
+    elements = {e.name: e for e in specification(document, naming.protocol_of(document))}
     assert {"Eligibility", "Time zero", "Treatment strategies", "Assignment", "Outcome", "Follow-up"} <= set(
         elements
     )
@@ -278,7 +279,7 @@ def test_grace_is_said_to_be_unused_only_if_no_estimate_uses_it() -> None:
     used = estimate(parameters=estimate().parameters.model_copy(update={"grace_days": 180}))
     for estimates, is_said in (([estimate()], True), ([estimate(), used], False)):
         document = evidence(estimates=estimates)
-        strategies = specification(document, words.protocol_of(document))[2].emulation
+        strategies = specification(document, naming.protocol_of(document))[2].emulation
         assert any(line.startswith(unused) for line in strategies) is is_said
 
 
@@ -286,14 +287,14 @@ def test_a_protocol_that_cannot_be_read_is_refused_by_field_not_by_value() -> No
     broken = protocol()
     broken["strategies"]["treated"]["grace_days"] = "a-value-nobody-should-see"
     with pytest.raises(EvidenceError) as caught:
-        words.protocol_of(evidence(protocol=broken))
+        naming.protocol_of(evidence(protocol=broken))
     assert "strategies.treated.grace_days" in str(caught.value)
     assert "a-value-nobody-should-see" not in str(caught.value)
 
 
 def test_baseline_shares_leave_the_missing_out_and_mark_imbalance() -> None:
     document = evidence()
-    table = tables.baseline(document, words.protocol_of(document))
+    table = tables.baseline(document, naming.protocol_of(document))
     lines = {(line.label, line.statistic): line for line in table.lines}
     assert table.columns == (
         f"{ODD_LABEL}: ever started (n = 231)",
@@ -308,15 +309,17 @@ def test_baseline_shares_leave_the_missing_out_and_mark_imbalance() -> None:
 
 def test_a_step_of_the_protocol_is_said_in_words() -> None:
     document = evidence()
-    steps = {a.step: a for a in tables.attrition(document, words.protocol_of(document))}
+    steps = {a.step: a for a in tables.attrition(document, naming.protocol_of(document))}
     assert steps["adult"].rule == "Age at time zero at least 18 years"
     assert (steps["adult"].before, steps["adult"].excluded, steps["adult"].after) == ("901", "4", "897")
     assert steps["new user"].rule == ""
 
 
 def test_a_refusal_is_named_by_its_analysis_and_keeps_its_place() -> None:
-    assert words.analysis_name("landmark_cox, day 60 at site a_b") == "Landmark Cox model, day 60 at site a_b"
-    assert words.analysis_name("something_else") == "something else"
+    assert (
+        naming.analysis_name("landmark_cox, day 60 at site a_b") == "Landmark Cox model, day 60 at site a_b"
+    )
+    assert naming.analysis_name("something_else") == "something else"
 
 
 def test_follow_up_counts_deaths_and_days_by_exposure() -> None:

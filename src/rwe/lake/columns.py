@@ -12,31 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from rwe.lake import value_sets
-from rwe.lake.elements import RESOURCES
 from rwe.lake.medication_rows import DAYS_IN
 from rwe.lake.observation_rows import VALUE_KINDS
+from rwe.lake.parsed import RANGES
 from rwe.lake.rows import YEARS_IN
 from rwe.lake.schema import CONTENT_HASH, LAKE_TABLES
 
 _CODINGS = "STRUCT(system VARCHAR, version VARCHAR, code VARCHAR, display VARCHAR)[]"
 _NO_CODINGS = f"cast([] as {_CODINGS})"
-
-_RANGES = LAKE_TABLES["Observation"]["reference_ranges"]
-
-#: What `feed.py` writes into each line before DuckDB reads it: pseudonyms, and what a valueString says.
-FED_COLUMNS: dict[str, str] = {
-    "rwe_line": "BIGINT",
-    "rwe_id": "VARCHAR",
-    "rwe_patient": "VARCHAR",
-    "rwe_encounter": "VARCHAR",
-    "rwe_request": "VARCHAR",
-    "rwe_medication": "VARCHAR",
-    "rwe_ranges": _RANGES,
-    "rwe_text": "STRUCT(number DOUBLE, comparator VARCHAR, unit VARCHAR, text VARCHAR)",
-}
 
 
 @dataclass(frozen=True)
@@ -323,7 +307,7 @@ def _observation(s: Reading, _: str) -> None:
     s.all_codings("interpretation_codings", "interpretation")
     s.codings("body_site_codings", "bodySite")
     s.codings("method_codings", "method")
-    s.columns["reference_ranges"] = f"coalesce(rwe_ranges, cast([] as {_RANGES}))"
+    s.columns["reference_ranges"] = f"coalesce(rwe_ranges, cast([] as {RANGES}))"
     component = Reading()
     component.part("x")
     component.codings("codings", "x.code")
@@ -425,36 +409,3 @@ def content_hash(resource_type: str) -> str:
     said = [name for name in LAKE_TABLES[resource_type] if name not in _PLACE]
     dated = "nullif(updated_at, landed_at)"
     return f"lower(lpad(to_hex(hash({', '.join([*said, dated])})), 16, '0')) as {CONTENT_HASH}"
-
-
-def parsed_columns(resource_type: str) -> dict[str, str]:
-    """What DuckDB parses of a line of this type: all that is read of the resource, and what was fed in."""
-    kind = msgspec.inspect.type_info(RESOURCES[resource_type])
-    if not isinstance(kind, msgspec.inspect.StructType):
-        raise TypeError(resource_type)
-    read = {f.encode_name: _duckdb_type(f.type) for f in kind.fields if f.encode_name != "referenceRange"}
-    return read | FED_COLUMNS
-
-
-def _duckdb_type(kind: msgspec.inspect.Type) -> str:
-    if isinstance(kind, msgspec.inspect.UnionType):
-        return next(_duckdb_type(one) for one in kind.types if not isinstance(one, msgspec.inspect.NoneType))
-    if isinstance(kind, msgspec.inspect.ListType):
-        return f"{_duckdb_type(kind.item_type)}[]"
-    if isinstance(kind, msgspec.inspect.StructType):
-        fields = [f'"{f.encode_name}" {_duckdb_type(f.type)}' for f in kind.fields if not _is_raw(f.type)]
-        inside = ", ".join(fields) or '"-" VARCHAR'  # a struct of DuckDB has a field at least
-        return f"STRUCT({inside})"
-    return _SCALARS[type(kind)]
-
-
-def _is_raw(kind: msgspec.inspect.Type) -> bool:
-    return isinstance(kind, msgspec.inspect.RawType)
-
-
-_SCALARS: dict[type[msgspec.inspect.Type], str] = {
-    msgspec.inspect.StrType: "VARCHAR",
-    msgspec.inspect.FloatType: "DOUBLE",
-    msgspec.inspect.IntType: "BIGINT",
-    msgspec.inspect.BoolType: "BOOLEAN",
-}

@@ -28,7 +28,7 @@ ValidationMode = Literal["strict", "sample", "off"]
 #: One in so many resources of a type is looked at by fhir.resources in mode `sample`, of a large file fewer:
 #: about as many as `SAMPLE_MOST`.
 SAMPLE_ONE_IN = 50
-SAMPLE_MOST = 2000
+SAMPLE_MOST = 1000
 
 #: Elements that a resource can do without: one of a wrong type is left out, and the resource enters.
 FURTHER_ELEMENTS = frozenset(

@@ -68,9 +68,9 @@ class AutopsyShown:
 
 
 def autopsy(found: BiasAutopsy, events: str, level: float) -> AutopsyShown:
-    """Sentences, tables and the figure. `events`: what the outcome's counts are called; `level`: of intervals.
+    """Sentences, tables and the figure. `level`: of the intervals.
 
-    The figure is None where no step has a number.
+    `events`: what the outcome's counts are called. The figure is None where no step has a number.
     """
     has_number = any(s.hazard_ratio is not None for s in found.steps)
     return AutopsyShown(
@@ -196,7 +196,9 @@ def steps_svg(found: BiasAutopsy, events: str, level: float) -> str:
         _draw_thread(canvas, scale, steps)
         for i, step in enumerate(steps):
             _draw_step(canvas, scale, i, step)
-        return inline_svg(figure, "autopsy", "Bias autopsy: the hazard ratio step by step", _spoken(steps, events))
+        return inline_svg(
+            figure, "autopsy", "Bias autopsy: the hazard ratio step by step", _spoken(steps, events)
+        )
 
 
 def _middle(index: int) -> float:
@@ -254,7 +256,8 @@ def _draw_scale(canvas: Axes, scale: _Scale, bottom: float) -> None:
 
 def _spoken(steps: list[AutopsyStep], events: str) -> str:
     said = [
-        f"Step {i}, {s.label} ({CHANGES[s.change]}): {_ratio(s)}, {count(s.n)} patients, {count(s.events)} {events}"
+        f"Step {i}, {s.label} ({CHANGES[s.change]}): {_ratio(s)}, {count(s.n)} patients, "
+        f"{count(s.events)} {events}"
         for i, s in enumerate(steps, start=1)
     ]
     return ". ".join(said) + "."

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rwe.evidence.contract import Estimand, Estimate, Evidence
 from rwe.report.estimates import limits, natural
 from rwe.report.formats import NOT_ESTIMABLE, humanise
-from rwe.report.words import ANALYSES, PROGRESSION_FREE, Names, description, ratio_with_interval
+from rwe.report.names import ANALYSES, PROGRESSION_FREE, Names
+from rwe.report.words import description, ratio_with_interval
 
 _ARM_OF: dict[Estimand, Estimand] = {
     "rmst_difference_days": "rmst_days",
@@ -32,9 +33,7 @@ class AbsoluteRow:
 def absolute(evidence: Evidence, names: Names) -> list[AbsoluteRow]:
     """Survival and restricted means of both strategies with their difference, over all sites; biased last."""
     found = [
-        e
-        for e in evidence.estimates
-        if e.estimand in _ARM_OF and e.site is None and e.estimate is not None
+        e for e in evidence.estimates if e.estimand in _ARM_OF and e.site is None and e.estimate is not None
     ]
     return [_absolute(e, evidence, names) for e in sorted(found, key=lambda e: e.is_biased)]
 

@@ -27,7 +27,8 @@ from rwe.report.figures import (
     style,
 )
 from rwe.report.formats import DAYS_PER_MONTH, count, interval, percent
-from rwe.report.words import ANALYSES, BIAS, PROGRESSION_FREE, Names, strategy_rules
+from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, Names
+from rwe.report.words import strategy_rules
 
 _DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 _COLUMNS_DRAWN = 300
@@ -36,7 +37,10 @@ _COLUMNS_DRAWN = 300
 
 @dataclass(frozen=True)
 class CurveSet:
-    """The curves of one analysis at one place: one figure. `is_weighted`: of copies that follow a strategy."""
+    """The curves of one analysis at one place: one figure.
+
+    `is_weighted`: of copies that follow a strategy.
+    """
 
     figure_id: str
     title: str

@@ -23,7 +23,7 @@ from rwe.report.formats import (
     percent,
     ratio,
 )
-from rwe.report.words import Names
+from rwe.report.names import Names
 from rwe.study import Protocol
 
 
@@ -187,8 +187,8 @@ def confounding_sentences(found: UnmeasuredConfounding) -> tuple[str, ...]:
     """The E-value and what it means, and that of the limit nearer to 1."""
     first = (
         f"E-value {found.e_value:.2f}: to explain the primary estimate away, an unmeasured confounder would "
-        f"have to raise both the chance of a start and the risk of the outcome (or lower both) by a factor of "
-        f"{found.e_value:.2f} each, beyond the covariates measured."
+        f"have to be tied to both the start and the outcome by a risk ratio of {found.e_value:.2f} each, "
+        "beyond the covariates measured."
     )
     if found.e_value_limit is None:
         second = "Its interval is open towards 1, so there is no E-value of the limit."
@@ -262,8 +262,8 @@ def _misclassified(m: Misclassification) -> MisclassificationRow:
 
 def _detectable(found: Detectable, names: Names) -> str:
     return (
-        f"With {count(found.events)} {names.events} and {percent(found.share_exposed)} of the follow-up under "
-        f"treatment, a hazard ratio of {ratio(found.protective)} or lower, or of {ratio(found.harmful)} or "
+        f"With {count(found.events)} {names.events} and {percent(found.share_exposed)} of the follow-up "
+        f"after a start, a hazard ratio of {ratio(found.protective)} or lower, or of {ratio(found.harmful)} or "
         f"higher, would be found with a power of {percent(found.power)}. A weaker effect can be missed."
     )
 
@@ -283,4 +283,3 @@ def _subgroup(found: Subgroup, protocol: Protocol, names: Names) -> list[Subgrou
         )
         for i, s in enumerate(found.levels)
     ]
-

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from rwe.evidence.contract import Estimand, Estimate, Evidence
 from rwe.report import formats
-from rwe.report.formats import NOT_ESTIMABLE, count, decimal, humanise, interval, p_value, percent
-from rwe.report.words import ANALYSES, BIAS, ESTIMANDS, Names, description
+from rwe.report.formats import NOT_ESTIMABLE, count, decimal, humanise, interval, p_value
+from rwe.report.names import ANALYSES, BIAS, ESTIMANDS, Names
+from rwe.report.words import description
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class EstimateTables:
     kinds: tuple[EstimateTable, ...]
 
 
-_RATIO_NOTE = "Conditional: at given covariates. Marginal: over all patients. The two differ without any bias."
+_RATIO_NOTE = (
+    "Conditional: at given covariates. Marginal: over all patients. The two differ without any bias."
+)
 _KINDS: Final[tuple[tuple[str, str, bool, tuple[Estimand, ...]], ...]] = (
     ("Hazard ratios", _RATIO_NOTE, False, ("hazard_ratio",)),
     (
@@ -121,28 +125,25 @@ def estimates(evidence: Evidence, names: Names) -> EstimateTables:
     return EstimateTables(tuple(names.group(a) for a in arms), tuple(kinds))
 
 
+_SCALES: Final[dict[Estimand, Callable[[float | None], str]]] = {
+    "hazard_ratio": formats.ratio,
+    "cause_specific_hazard_ratio": formats.ratio,
+    "subdistribution_hazard_ratio": formats.ratio,
+    "survival_ratio": formats.ratio,
+    "median_days": formats.days,
+    "rmst_days": formats.days,
+    "rmst_difference_days": formats.day_difference,
+    "survival": formats.share,
+    "cumulative_incidence": formats.share,
+    "survival_difference": formats.points,
+    "chi_square": decimal,
+    "p_value": p_value,
+}
+
+
 def natural(e: Estimate, value: float | None) -> str:
     """A value on the estimand's own scale."""
-    match e.estimand:
-        case (
-            "hazard_ratio"
-            | "cause_specific_hazard_ratio"
-            | "subdistribution_hazard_ratio"
-            | "survival_ratio"
-        ):
-            return formats.ratio(value)
-        case "median_days" | "rmst_days":
-            return formats.days(value)
-        case "rmst_difference_days":
-            return formats.day_difference(value)
-        case "survival" | "cumulative_incidence":
-            return percent(value, 1)
-        case "survival_difference":
-            return formats.points(value)
-        case "p_value":
-            return p_value(value)
-        case _:
-            return decimal(value)
+    return _SCALES[e.estimand](value)
 
 
 def limits(e: Estimate) -> str:
@@ -245,5 +246,3 @@ def coefficients(evidence: Evidence, names: Names) -> list[CoefficientRow]:
         for i, e in enumerate(evidence.estimates, start=1)
         for c in e.coefficients
     ]
-
-

@@ -23,17 +23,8 @@ from rwe.report.figures import (
     style,
 )
 from rwe.report.formats import NOT_ESTIMABLE, count, level
-from rwe.report.words import (
-    ANALYSES,
-    BIAS,
-    EMULATIONS,
-    Names,
-    analysis_name,
-    description,
-    hazard_ratios,
-    primary_estimate,
-    ratio_with_interval,
-)
+from rwe.report.names import ANALYSES, BIAS, EMULATIONS, Names, analysis_name
+from rwe.report.words import description, hazard_ratios, primary_estimate, ratio_with_interval
 
 Kind = Literal["primary", "site", "other", "biased"]
 

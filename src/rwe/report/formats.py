@@ -44,6 +44,11 @@ def percent(share: float | None, places: int = 0) -> str:
     return NOT_ESTIMABLE if share is None else f"{100 * share:.{places}f}\u202f%"
 
 
+def share(value: float | None) -> str:
+    """A share between 0 and 1 as a percentage with one decimal."""
+    return percent(value, 1)
+
+
 def p_value(value: float | None) -> str:
     """A p-value to three decimals; below that, "<0.001"."""
     if value is None:

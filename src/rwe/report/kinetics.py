@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rwe.evidence.parts import CopiesTrace, Kinetics
 from rwe.report.figures import BLUE, INK, MUTED, ORANGE, WARNING_INK, inline_svg, new_figure, style
 from rwe.report.formats import count
+from rwe.report.names import Names
 from rwe.report.safety import copies, ever
-from rwe.report.words import Names
 
 _WIDTH, _PLOT, _TOP, _BELOW = 760.0, 210.0, 40.0, 44.0
 _LEFT, _RIGHT, _BETWEEN = 62.0, 10.0, 18.0
@@ -46,13 +46,15 @@ def traces_svg(found: Kinetics, names: Names) -> str | None:
             box = (left / _WIDTH, _BELOW / height, each / _WIDTH, _PLOT / height)
             axes = figure.add_axes(box)
             mine = [t for t in traces if t.strategy == arm]
-            colour = (BLUE, ORANGE)[i] if i < 2 else MUTED  # noqa: PLR2004  (the page's two colours)
+            colour = (BLUE, ORANGE)[i] if i < 2 else MUTED
             _draw_panel(axes, mine, shared, colour, f"{ever(arm, names)} (n = {count(len(mine))})")
             if i == 0:
                 axes.set_ylabel(found.unit, labelpad=4, parse_math=False)
             else:
                 axes.set_yticklabels([])
-        return inline_svg(figure, "traces", "Transgene copies over time, by patient", _spoken(traces, arms, names))
+        return inline_svg(
+            figure, "traces", "Transgene copies over time, by patient", _spoken(traces, arms, names)
+        )
 
 
 def _range(traces: Sequence[CopiesTrace]) -> _Range:
@@ -96,7 +98,9 @@ def _draw_panel(axes: Axes, traces: Sequence[CopiesTrace], shared: _Range, colou
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("Days since time zero", labelpad=4)
     ink = WARNING_INK if colour == ORANGE else colour
-    axes.text(0, 1.04, title, transform=axes.transAxes, va="bottom", color=ink, fontweight="bold", parse_math=False)
+    axes.text(
+        0, 1.04, title, transform=axes.transAxes, va="bottom", color=ink, fontweight="bold", parse_math=False
+    )
 
 
 def _mark(axes: Axes, places: Sequence[tuple[float, float]], marker: str, colour: str, size: float) -> None:

@@ -53,8 +53,8 @@ def _badge(found: LockSummary) -> str:
 def _sentences(found: LockSummary, posthoc: int) -> tuple[str, ...]:
     if found.status == "unlocked" or not found.log:
         return (
-            "The protocol was not locked before this analysis: nothing shows that its choices were made before "
-            "the outcome was known.",
+            "The protocol was not locked before this analysis: nothing shows that its choices were made "
+            "before the outcome was known.",
         )
     first, amendments = found.log[0], len(found.log) - 1
     under = (

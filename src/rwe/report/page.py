@@ -18,8 +18,8 @@ from rwe.report.estimates import coefficients, estimates
 from rwe.report.forest import forest_groups, forest_svg
 from rwe.report.kinetics import traces_svg
 from rwe.report.lock import lock
+from rwe.report.names import Names, analysis_name, names_of, protocol_of
 from rwe.report.specification import specification
-from rwe.report.words import Names
 from rwe.study import Protocol
 
 _FOLDER = Path(__file__).resolve().parent
@@ -55,8 +55,8 @@ def render_report(evidence: Evidence) -> str:
     Deterministic: the same evidence gives the same text, for a page carries no time but the refresh's.
     Raises EvidenceError if the protocol inside the evidence cannot be read.
     """
-    protocol = words.protocol_of(evidence)
-    names = words.names_of(protocol)
+    protocol = protocol_of(evidence)
+    names = names_of(protocol)
     figures = [_curves(s, names) for s in curve_sets(evidence, names)]
     return (
         _environment()
@@ -65,6 +65,7 @@ def render_report(evidence: Evidence) -> str:
             e=evidence,
             audience=AUDIENCES[evidence.audience],
             names=names,
+            level=f"{100 * protocol.confidence_level:g}\u202f%",
             style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704  (our own file)
             lock=lock(evidence),
             answer=words.answer(evidence, names, words.posthoc_sentences(evidence, protocol)),
@@ -78,7 +79,7 @@ def render_report(evidence: Evidence) -> str:
             forest=_forest(evidence, names),
             absolute=contrasts.absolute(evidence, names),
             competing=contrasts.competing(evidence, names),
-            diagnostics=_diagnostics(evidence, protocol, names),
+            d=_diagnostics(evidence, protocol, names),
             rates=safety.rates(evidence.safety, names) if evidence.safety else [],
             kinetics=_kinetics(evidence, names),
             follow_up=tables.follow_up(evidence, names),
@@ -159,7 +160,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        analysis=words.analysis_name,
+        analysis=analysis_name,
         count=formats.count,
         humanise=formats.humanise,
         instant=formats.instant,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rwe.evidence.parts import CaseReport, ExpansionSummary, Kinetics, Safety
 from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, whole_days
-from rwe.report.words import Names
+from rwe.report.names import Names
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def ever(strategy: str, names: Names) -> str:
 
 
 def _expansion(s: ExpansionSummary, names: Names) -> ExpansionRow:
-    quartiles = "" if s.peak_q1 is None or s.peak_q3 is None else f" [{copies(s.peak_q1)}, {copies(s.peak_q3)}]"
+    quartiles = (
+        "" if s.peak_q1 is None or s.peak_q3 is None else f" [{copies(s.peak_q1)}, {copies(s.peak_q3)}]"
+    )
     return ExpansionRow(
         strategy=ever(s.strategy, names),
         patients=count(s.patients),

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import Evidence
 from rwe.report.formats import count, humanise, inside, listing
-from rwe.report.words import (
-    ANALYSES,
-    adjustment,
-    after_grace,
-    names_of,
-    primary_estimate,
-    status_sentences,
-)
+from rwe.report.names import ANALYSES, names_of
+from rwe.report.words import adjustment, after_grace, primary_estimate, status_sentences
 from rwe.study import (
     AgeCovariate,
     AgeCriterion,

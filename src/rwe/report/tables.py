@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rwe.evidence.contract import BaselineRow, CodelistEntry, Contrast, Estimate, Evidence
+from rwe.evidence.contract import BaselineRow, CodelistEntry, Contrast, Evidence
 from rwe.report import formats
 from rwe.report.formats import (
     NOT_ESTIMABLE,
     count,
     decimal,
     humanise,
-    interval,
     listing,
     measure,
-    p_value,
     percent,
 )
+from rwe.report.names import Names, names_of
 from rwe.report.specification import criterion_words
-from rwe.report.words import ANALYSES, BIAS, ESTIMANDS, Names, description, names_of
 from rwe.study import Protocol
 
 IMBALANCE = 0.1

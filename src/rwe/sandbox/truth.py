@@ -51,7 +51,7 @@ class Truth:
     """True conditional hazard ratio of maintenance on death: a benefit worth a trial, and no cure."""
 
     late_hazard_ratio: float | None = None
-    """The hazard ratio from `late_days` after the start on, where the effect changes: it wanes, or builds up."""
+    """The hazard ratio from `late_days` after the start on, where the effect changes over time."""
     late_days: int = 180
 
     baseline_hazard: float = 0.00095
@@ -131,7 +131,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Regime:
-    """What everybody is made to do, to learn what would have been. Without fields: what they do by themselves.
+    """What everybody is made to do, to learn what would have been. Without fields: nature.
 
     `start_by`: whoever has not started by this day starts on it, unless progressed. `no_start_by`: nobody
     starts until the end of this day; those who would have may start later.
