@@ -194,15 +194,28 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
 
 
 @app.command()
-def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def analyse(
+    study: StudyArgument,
+    workspace: WorkspaceOption = None,
+    blind: Annotated[
+        bool,
+        typer.Option("--blind", help="Before the lock: balance, weights and power, no outcome by strategy."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Run the analyses a study asks for, and write its evidence.json.
 
     Example: rwe analyse lenalidomide_after_car_t
+
+    Example: rwe analyse lenalidomide_after_car_t --blind
     """
     from rwe.analyse import analyse as run_analyses
 
     opened = open_chosen(workspace)
     found = find_study(study, opened.studies)
+    if blind:
+        _analyse_blind(opened, found, as_json=as_json)
+        return
     with terminal.progress_bars() as bars, audited(opened, "analyse", study=found.name) as deed:
         result = run_analyses(opened, found, progress=bars)
         deed.counts = {"patients": result.evidence.cohort.n}
@@ -212,6 +225,19 @@ def analyse(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
     cli_show.notes(result.evidence.warnings)
     terminal.say(terminal.out, f"Evidence: {result.path}")
+
+
+def _analyse_blind(opened: Workspace, study: Study, *, as_json: bool) -> None:
+    from rwe.analyse import analyse_blind
+
+    with terminal.progress_bars() as bars, audited(opened, "analyse --blind", study=study.name) as deed:
+        path, found = analyse_blind(opened, study, progress=bars)
+        deed.counts = {"patients": found.n}
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    cli_show.blind(found)
+    terminal.say(terminal.out, f"Blind diagnostics: {path}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rwe.wording import counted
 
 if TYPE_CHECKING:
     from rwe.estimate import Estimate
+    from rwe.evidence.blind import BlindDiagnostics
     from rwe.extract import ExtractionResult
     from rwe.intake import ImportResult
     from rwe.status import SiteStatus, WorkspaceStatus
@@ -171,3 +172,38 @@ def _by_minute(marks: Sequence[Watermark]) -> list[tuple[str, list[str]]]:
 
 def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def blind(found: BlindDiagnostics) -> None:
+    """Print what may be seen before the lock: who the patients are, balance, weights, power."""
+    by = ", ".join(f"{n} {name}" for name, n in found.n_by_strategy.items())
+    terminal.say(terminal.out, f"{counted(found.n, 'patient')} ({by}), {found.events} events together")
+    terminal.say(terminal.out, f"Started within grace: {found.started_within_grace}")
+    if found.median_follow_up_days is not None:
+        terminal.say(terminal.out, f"Median follow-up {found.median_follow_up_days:.0f} days")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("At index", "strategy", "known", "mean or share", "SMD"):
+        table.add_column(name, justify="left" if name in {"At index", "strategy"} else "right")
+    for row in found.baseline:
+        mean = "-" if row.mean is None else f"{row.mean:.2f}"
+        smd = "-" if row.smd_before is None else f"{row.smd_before:+.2f}"
+        table.add_row(escape(row.label), row.strategy, str(row.n), mean, smd)
+    terminal.out.print(table)
+    for arm in found.weights:
+        terminal.say(
+            terminal.out,
+            f"Weights of {arm.strategy}: {arm.patients} patients are worth {arm.effective:.0f}, largest "
+            + ("-" if arm.maximum is None else f"{arm.maximum:.1f}"),
+        )
+    empty = [c for c in found.positivity if not c.started or not c.not_started]
+    for cell in empty:
+        who = "nobody started" if not cell.started else "everybody started"
+        terminal.say(terminal.out, f"No positivity: {cell.covariate} {cell.level}: {who}")
+    if found.detectable:
+        d = found.detectable
+        terminal.say(
+            terminal.out,
+            f"With {d.events} events a hazard ratio of {d.protective:.2f} or {d.harmful:.2f} would be found "
+            f"with {d.power:.0%} power",
+        )
+    notes(found.notes)

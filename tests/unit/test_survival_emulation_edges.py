@@ -123,6 +123,25 @@ def test_extreme_weights_are_said_and_truncation_bounds_them() -> None:
     assert "truncated at percentile 95" in cut.method
 
 
+def test_weights_beyond_all_bounds_stay_numbers() -> None:
+    # Separated covariates with huge values: hazards of starting that no double holds if not held back.
+    g = np.random.default_rng(1)
+    n = 120
+    x = g.normal(size=n) * 1e6
+    start = np.where(x > 0, 3.0, np.nan)
+    start[[0, 1]] = 20.0
+    rows = [
+        (int(t), True, None if np.isnan(s) else s)
+        for t, s in zip(40 + g.integers(0, 99, n), start, strict=True)
+    ]
+    with np.errstate(all="raise", under="ignore"):
+        found = emulate(cohort(rows, x=x), ("x",), horizon_days=60, times=(60,), replicates=10)
+    for at in (found.contrasts.survival[0].control, found.contrasts.survival[0].treated):
+        assert at.estimate is not None
+        assert 0 <= at.estimate <= 1
+    assert found.warnings
+
+
 def test_a_constant_covariate_is_left_out_and_a_collinear_one_refused() -> None:
     table = mixed_cohort(60, seed=2)
     patients = table.patients.assign(same=4.0, twice=2 * table.patients["x"])

@@ -28,6 +28,7 @@ from rwe.study import Analysis, Protocol
 from rwe.study.parts import Review
 from rwe.survival.cox import EXPOSURE
 from rwe.survival.data import CohortTable, CountingProcess, exposure_split
+from rwe.survival.emulation import CloneCensorWeight
 from rwe.survival.misclassification import (
     ChartReview,
     MisclassificationAnalysis,
@@ -59,7 +60,7 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
     weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
     return Diagnostics(
         proportional_hazards=hazards,
-        weights=[w for task, found in weighted for w in _weights(task, found)],
+        weights=[w for task, found in weighted for w in arm_weights(task, found)],
         positivity=[
             PositivityCell(covariate=s.covariate, level=s.level, started=s.started, not_started=s.not_started)
             for _, found in weighted
@@ -68,7 +69,7 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
         unmeasured_confounding=_confounding(primary) if primary else None,
         lost_deaths=_try("Deaths among the lost", notes, lambda: _lost(table)),
         misclassification=list(_misclassified(protocol, primary, notes)) if primary else [],
-        detectable=_try("The detectable effect", notes, lambda: _detectable(table)),
+        detectable=_try("The detectable effect", notes, lambda: detectable_effect(table)),
         subgroups=subgroups,
         notes=notes,
     )
@@ -111,9 +112,9 @@ def _hazards(rows: CountingProcess, by_site: bool) -> list[HazardsTest]:
     ]
 
 
-def _weights(task: Task, found: object) -> Iterable[ArmWeights]:
-    arms = getattr(found, "weights", ())
-    for strategy, w in zip(task.strategies(), arms, strict=True):
+def arm_weights(task: Task, found: CloneCensorWeight) -> Iterable[ArmWeights]:
+    """The weights of both arms, summarised."""
+    for strategy, w in zip(task.strategies(), found.weights, strict=True):
         yield ArmWeights(
             strategy=strategy,
             model=w.model,
@@ -159,7 +160,8 @@ def _lost(table: CohortTable) -> TippingPoint:
     return TippingPoint(group=found.group, deaths=found.deaths, censored=found.censored)
 
 
-def _detectable(table: CohortTable) -> Detectable:
+def detectable_effect(table: CohortTable) -> Detectable:
+    """What so many events, of both strategies together, could show. Raises NotEstimableError without."""
     counts = exposure_split(table).counts()
     days = counts.person_days_exposed + counts.person_days_unexposed
     found = minimum_detectable_effect(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rwe
 from rwe.analyse.autopsy import bias_autopsy
+from rwe.analyse.blind import write_blind_diagnostics
 from rwe.analyse.describe import (
     baseline_table,
     describe_codelists,
@@ -21,6 +22,7 @@ from rwe.analyse.read import StudyTables, holds_study, read_study
 from rwe.analyse.safety import describe_kinetics, describe_safety
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
+from rwe.evidence.blind import BlindDiagnostics
 from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdentity, write_evidence
 from rwe.progress import SILENT, Progress
 from rwe.scratch import scratch_folder
@@ -47,14 +49,7 @@ def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) 
 
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
-    key = private_key(workspace)
-    if holds_study(workspace.private_database, study, key):
-        tables = read_study(workspace.private_database, study, key)
-    else:
-        with scratch_folder(workspace.private, "analyse-") as folder:
-            target = folder / "private.duckdb"
-            build(workspace, [study], target=target, progress=progress)
-            tables = read_study(target, study, key)
+    tables = study_tables(workspace, study, progress)
     evidence = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
     folder_of_study = workspace.evidence / study.name
     folder_of_refresh = folder_of_study / evidence.refresh.id
@@ -63,6 +58,25 @@ def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) 
     write_evidence(evidence, path)
     _point_latest(folder_of_study, evidence.refresh.id)
     return Analysed(evidence.refresh.id, path, evidence)
+
+
+def study_tables(workspace: Workspace, study: Study, progress: Progress = SILENT) -> StudyTables:
+    """The study's tables of the private build, or of one made for it and thrown away. Raises as `analyse`."""
+    key = private_key(workspace)
+    if holds_study(workspace.private_database, study, key):
+        return read_study(workspace.private_database, study, key)
+    with scratch_folder(workspace.private, "analyse-") as folder:
+        target = folder / "private.duckdb"
+        build(workspace, [study], target=target, progress=progress)
+        return read_study(target, study, key)
+
+
+def analyse_blind(
+    workspace: Workspace, study: Study, *, progress: Progress = SILENT
+) -> tuple[Path, BlindDiagnostics]:
+    """Diagnostics without any outcome by strategy, for who decides on the protocol. Raises as `analyse`."""
+    tables = study_tables(workspace, study, progress)
+    return write_blind_diagnostics(study, tables, workspace.evidence)
 
 
 def make_evidence(

@@ -61,9 +61,9 @@ class SiteRow:
 @dataclass(frozen=True)
 class AutopsyShown:
     sentences: tuple[str, ...]
-    share: str
     sites: tuple[SiteRow, ...]
     steps: tuple[StepRow, ...]
+    days_figure: str | None
     figure: str | None
 
 
@@ -75,9 +75,9 @@ def autopsy(found: BiasAutopsy, events: str, level: float) -> AutopsyShown:
     has_number = any(s.hazard_ratio is not None for s in found.steps)
     return AutopsyShown(
         sentences=(*immortal_sentences(found), *step_sentences(found)),
-        share=percent(found.share_of_treated_days, 1),
         sites=tuple(_sites(found)),
         steps=tuple(_step(i, s) for i, s in enumerate(found.steps, start=1)),
+        days_figure=days_svg(found),
         figure=steps_svg(found, events, level) if has_number else None,
     )
 
@@ -174,6 +174,34 @@ def _scale(steps: list[AutopsyStep]) -> _Scale:
         max((t for t in _TICKS if t <= low), default=_TICKS[0]),
         min((t for t in _TICKS if t >= high), default=_TICKS[-1]),
     )
+
+
+def days_svg(found: BiasAutopsy) -> str | None:
+    """One bar: all days that the naive analysis counts as treated, the immortal ones first and hatched.
+
+    None where their share is not known.
+    """
+    share = found.share_of_treated_days
+    if not share:
+        return None
+    height, left, right = 62.0, 4.0, _WIDTH - 4.0
+    edge = left + share * (right - left)
+    total = found.immortal_days / share
+    waited = f"{count(round(found.immortal_days))} immortal days, before the start ({percent(share)})"
+    treated = f"{count(round(total - found.immortal_days))} days after the start"
+    with mpl.rc_context(style("immortal")):
+        figure = new_figure(_WIDTH, height)
+        canvas = figure.add_axes((0, 0, 1, 1))
+        canvas.set_xlim(0, _WIDTH)
+        canvas.set_ylim(height, 0)
+        canvas.axis("off")
+        bar: dict[str, Any] = {"height": 22, "align": "edge"}
+        canvas.barh(20, edge - left, left=left, facecolor="#fdf1e8", edgecolor=ORANGE, hatch="///", **bar)
+        canvas.barh(20, right - edge, left=edge, facecolor=BLUE, edgecolor=BLUE, **bar)
+        canvas.text(left, 11, waited, va="center", color=WARNING_INK, fontweight="bold")
+        canvas.text(right, 53, treated, va="center", ha="right", color=BLUE, fontweight="bold")
+        title = "All days that the naive comparison counts as treated"
+        return inline_svg(figure, "immortal", title, f"{waited}; {treated}.")
 
 
 def steps_svg(found: BiasAutopsy, events: str, level: float) -> str:

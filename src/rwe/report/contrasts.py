@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rwe.evidence.contract import Estimand, Estimate, Evidence
 from rwe.report.estimates import limits, natural
 from rwe.report.formats import NOT_ESTIMABLE, humanise
-from rwe.report.names import ANALYSES, PROGRESSION_FREE, Names
+from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, Names, cause_name
 from rwe.report.words import description, ratio_with_interval
 
 _ARM_OF: dict[Estimand, Estimand] = {
@@ -18,7 +18,10 @@ _ARM_OF: dict[Estimand, Estimand] = {
 
 @dataclass(frozen=True)
 class AbsoluteRow:
-    """What happened under both strategies, and by how much it differs. `arms`: treated, control."""
+    """What happened under both strategies, and by how much it differs. `arms`: treated, control.
+
+    `analysis` and `detail` are blank where they are those of the row above.
+    """
 
     analysis: str
     detail: str
@@ -35,7 +38,12 @@ def absolute(evidence: Evidence, names: Names) -> list[AbsoluteRow]:
     found = [
         e for e in evidence.estimates if e.estimand in _ARM_OF and e.site is None and e.estimate is not None
     ]
-    return [_absolute(e, evidence, names) for e in sorted(found, key=lambda e: e.is_biased)]
+    rows = [_absolute(e, evidence, names) for e in sorted(found, key=lambda e: e.is_biased)]
+    heads = [None, *((r.analysis, r.detail) for r in rows)]
+    return [
+        replace(r, analysis="", detail="", is_posthoc=False) if (r.analysis, r.detail) == head else r
+        for r, head in zip(rows, heads, strict=False)
+    ]
 
 
 def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
@@ -44,14 +52,15 @@ def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
     since = " from the landmark" if p.time_origin_day else ""
     mean = f"Mean {survival} within {p.horizon_days} days{since}"
     share = f"{survival.capitalize()} at day {p.time_days}{since}"
-    quiet = p.model_copy(update={"time_days": None, "horizon_days": None, "replicates": None})
+    blank = dict.fromkeys(("time_days", "horizon_days", "time_origin_day", "replicates"))
+    said = description(e.model_copy(update={"parameters": p.model_copy(update=blank)}), names)
     return AbsoluteRow(
         analysis=ANALYSES[e.analysis],
-        detail=description(e.model_copy(update={"parameters": quiet}), names),
+        detail="; ".join(part for part in (BIAS if e.is_biased else "", said) if part),
         what=mean if e.estimand == "rmst_difference_days" else share,
         arms=(_arm(e, names.treated, evidence), _arm(e, names.control, evidence)),
-        difference=natural(e, e.estimate),
-        limits=limits(e),
+        difference=_plain(e),
+        limits="no interval" if e.ci_low is None and e.ci_high is None else limits(e),
         is_biased=e.is_biased,
         is_posthoc=e.role == "posthoc",
     )
@@ -64,8 +73,13 @@ def _arm(e: Estimate, strategy: str, evidence: Evidence) -> str:
         is_alone = a.contrast.reference is None and a.contrast.strategy == strategy
         is_same = a.analysis == e.analysis and a.site == e.site and a.parameters == e.parameters
         if a.estimand == wanted and is_alone and is_same:
-            return natural(a, a.estimate)
+            return _plain(a)
     return ""
+
+
+def _plain(e: Estimate) -> str:
+    """Days without the months beside them: the table is narrow, and holds days only."""
+    return natural(e, e.estimate).split(" (")[0]
 
 
 @dataclass(frozen=True)
@@ -100,12 +114,14 @@ def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
     told = [_incidence(day, shares, names) for day in days]
     adjusted = description(next(iter(ratios.values()), mine[0]), names)
     return CompetingRow(
-        event=humanise(first.cause or "").capitalize(),
+        event=cause_name(first.cause or ""),
         landmark="" if first.landmark_day is None else f"day {first.landmark_day}",
         incidence=tuple(told),
         cause_specific=_ratio(ratios.get("cause_specific_hazard_ratio")),
         subdistribution=_ratio(ratios.get("subdistribution_hazard_ratio")),
-        adjusted="; ".join(p for p in adjusted.split("; ") if not p.startswith(("event:", "landmark"))),
+        adjusted="; ".join(
+            p for p in adjusted.split("; ") if not p.startswith(("event:", "landmark")) and "ties" not in p
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import matplotlib as mpl
@@ -84,7 +84,21 @@ def curve_sets(evidence: Evidence, names: Names) -> list[CurveSet]:
         seen[of_arm] = seen.get(of_arm, 0) + 1
         groups.setdefault((*of_arm[:3], str(seen[of_arm])), []).append(c)
     ranked = sorted(groups.values(), key=_rank)
-    return [_curve_set(i, group, names) for i, group in enumerate(ranked, start=1)]
+    return _told_apart([_curve_set(i, group, names) for i, group in enumerate(ranked, start=1)])
+
+
+def _told_apart(found: list[CurveSet]) -> list[CurveSet]:
+    """Number the figures of one title, and give width to the first of each analysis only."""
+    titles: dict[str, int] = {}
+    analyses: set[str] = set()
+    shown = []
+    for s in found:
+        titles[s.title] = titles.get(s.title, 0) + 1
+        title = s.title if titles[s.title] == 1 else f"{s.title} ({titles[s.title]})"
+        is_first = s.curves[0].analysis not in analyses
+        analyses.add(s.curves[0].analysis)
+        shown.append(replace(s, title=title, is_wide=s.is_wide and is_first))
+    return shown
 
 
 _ORDER = ("simon_makuch", "clone_censor_weight", "landmark_kaplan_meier", "naive_kaplan_meier")

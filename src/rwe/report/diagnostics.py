@@ -135,12 +135,14 @@ def diagnostics(found: Diagnostics, names: Names, protocol: Protocol) -> Diagnos
 
 
 def _tested(name: str, names: Names) -> str:
-    known = {"exposure": "The treatment itself", "GLOBAL": "All together", "global": "All together"}
+    known = {"exposure": "The treatment itself", "all": "All together"}
     return known.get(name, names.covariate(name))
 
 
 def _weights(found: Diagnostics, names: Names) -> WeightsTable:
     levels = sorted({q for w in found.weights for q in w.percentiles}, key=float)
+    order = names.strategy_order([w.strategy for w in found.weights])
+    arms = sorted(found.weights, key=lambda w: order.index(w.strategy))
     return WeightsTable(
         percentiles=tuple(levels),
         rows=tuple(
@@ -154,21 +156,23 @@ def _weights(found: Diagnostics, names: Names) -> WeightsTable:
                 percentiles=tuple(measure(w.percentiles.get(q)) for q in levels),
                 maximum=measure(w.maximum),
             )
-            for w in found.weights
+            for w in arms
         ),
     )
 
 
 def _positivity(found: Diagnostics, names: Names) -> tuple[PositivityRow, ...]:
+    yes_no = {"0": "no", "1": "yes"}
+    before = [None, *(c.covariate for c in found.positivity)]
     return tuple(
         PositivityRow(
-            covariate=names.covariate(c.covariate),
-            level=c.level,
+            covariate="" if c.covariate == last else names.covariate(c.covariate),
+            level=yes_no.get(c.level, c.level) if c.covariate in names.statuses else c.level,
             started=count(c.started),
             not_started=count(c.not_started),
             is_zero=0 in (c.started, c.not_started),
         )
-        for c in found.positivity
+        for c, last in zip(found.positivity, before, strict=False)
     )
 
 

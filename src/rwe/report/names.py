@@ -169,3 +169,9 @@ def analysis_name(analysis: str) -> str:
     found = kind.group() if kind else ""
     known: dict[str, str] = dict(ANALYSES.items())
     return known.get(found, humanise(found)) + analysis[len(found) :]
+
+
+def cause_name(cause: str) -> str:
+    """A competing event as a label."""
+    known = {"relapse": "Relapse", "non_relapse_death": "Death without relapse"}
+    return known.get(cause, humanise(cause).capitalize())

@@ -22,10 +22,14 @@ from rwe.report.names import (
     PROGRESSION_FREE,
     WEIGHTED,
     Names,
+    cause_name,
     names_of,
 )
 from rwe.study import Protocol
 from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
+
+MOST_NAMED = 3
+"""Beside the primary estimate, more covariates than this are counted instead of named."""
 
 
 def hazard_ratios(evidence: Evidence) -> list[Estimate]:
@@ -123,14 +127,17 @@ def description(estimate: Estimate, names: Names, primary: Estimate | None = Non
     """
     p, analysis = estimate.parameters, estimate.analysis
     parts = [] if p.endpoint is None else [PROGRESSION_FREE]
-    parts += [] if p.cause is None else [f"event: {humanise(p.cause)}"]
+    parts += [] if p.cause is None else [f"event: {inside(cause_name(p.cause))}"]
     parts += [] if p.landmark_day is None else [f"landmark day {p.landmark_day}"]
     if analysis in MODELS:
         is_other = primary is not None and estimate is not primary
         as_primary = is_other and primary is not None and p.adjusted_for == primary.parameters.adjusted_for
         verb = "weighted" if analysis in WEIGHTED else "adjusted"
         is_short = as_primary and p.adjusted_for
-        parts.append(f"{verb} as primary" if is_short else _adjusted(p, names, analysis))
+        is_long = primary is not None and is_other and len(p.adjusted_for) > MOST_NAMED
+        many = f"{verb} for {len(p.adjusted_for)} covariates"
+        whole = many if is_long else _adjusted(p, names, analysis)
+        parts.append(f"{verb} as primary" if is_short else whole)
     if p.stratified_by:
         parts.append(_stratified(p, analysis))
     parts += strategy_rules(p)
@@ -143,7 +150,8 @@ def description(estimate: Estimate, names: Names, primary: Estimate | None = Non
     parts += [] if p.horizon_days is None else [f"horizon {p.horizon_days} days"]
     is_told = "ties" in estimate.method or (primary is not None and p.ties == primary.parameters.ties)
     parts += [] if p.ties is None or is_told else [f"{p.ties.capitalize()} ties"]
-    parts += [] if p.replicates is None else [f"bootstrap of {count(p.replicates)} replicates"]
+    if p.replicates is not None and primary is None:
+        parts.append(f"bootstrap of {count(p.replicates)} replicates")
     if estimate.variance_method and estimate.variance_method.startswith("robust"):
         parts.append("robust variance")
     return "; ".join(parts)
@@ -153,7 +161,9 @@ def strategy_rules(p: Parameters) -> list[str]:
     """The grace period, the control strategy, the weights and what else changes who counts as treated."""
     parts = [] if p.grace_days is None else [f"grace {p.grace_days} days"]
     parts += ["against never starting"] if p.compared_with == "never" else []
-    parts += [] if p.weight_model is None else [f"{humanise(p.weight_model)} weights"]
+    models = {"cox": "weights by a Cox model", "logistic": "weights by a logistic model"}
+    if p.weight_model is not None:
+        parts.append(models.get(p.weight_model, f"weights: {humanise(p.weight_model)}"))
     parts += ["also weighted for loss to follow-up"] if p.weight_for_loss else []
     if p.truncate_percentile is not None:
         parts.append(f"weights cut at percentile {p.truncate_percentile:g}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwe.survival.clone_plan import Arms, ClonePlan, WeightFits, grace_log_weight
+from rwe.survival.clone_weights import LARGEST
 from rwe.survival.clones import ArmClones
 from rwe.survival.cox import CoxFit, cox_data, fit_cox
 from rwe.survival.data import (
@@ -100,6 +101,6 @@ def _arm_rows(
         log_weight += log_weight_at(model, fit, who, steps_upto(model, pieces.begin2))
     if jump:
         log_weight += np.where(pieces.begin2 >= jump[0], jump[1][who], 0.0)
-    weight = np.exp(log_weight)
+    weight = np.exp(np.minimum(log_weight, LARGEST))
     event = clones.event[who] & pieces.is_last
     return who, pieces.begin2, pieces.end2, event, weight if cap is None else np.minimum(weight, cap)

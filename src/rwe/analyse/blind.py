@@ -1,0 +1,102 @@
+"""Before the lock: what can be looked at without seeing the outcome by strategy.
+
+Balance, overlap, weights, follow-up and what the study could detect. No survival, no death and no censoring
+is given by strategy: any of them would give the outcome away.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rwe.analyse.describe import baseline_table, describe_lock
+from rwe.analyse.diagnose import arm_weights, detectable_effect
+from rwe.analyse.read import StudyTables
+from rwe.analyse.tasks import Task
+from rwe.errors import RweError
+from rwe.evidence.blind import BlindDiagnostics, write_blind
+from rwe.evidence.parts import ArmWeights, Detectable, PositivityCell
+from rwe.study import Analysis, Study
+from rwe.study.lock import read_lock
+from rwe.survival.emulation import clone_censor_weight
+from rwe.survival.kaplan_meier import median_follow_up
+
+
+def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
+    """Everything that may be seen before the protocol is locked."""
+    p, cohort = study.protocol, tables.cohort()
+    s = tables.survival
+    treated, control = p.strategies.treated, p.strategies.control
+    started = s["start_day"].notna()
+    notes: list[str] = []
+    weights, positivity = _weights(study, tables, notes)
+    detectable: Detectable | None = None
+    try:
+        detectable = detectable_effect(cohort)
+    except RweError as e:
+        notes.append(str(e))
+    return BlindDiagnostics(
+        study=p.name,
+        version=p.version,
+        protocol_sha256=study.protocol_sha256,
+        created_at=datetime.now(UTC),
+        content_sha256=tables.content_sha256,
+        lock=describe_lock(read_lock(study)),
+        attrition=tables.attrition,
+        n=len(s),
+        events=int(s["is_event"].sum()),
+        n_by_strategy={treated.name: int(started.sum()), control.name: int((~started).sum())},
+        started_within_grace=int((s["start_day"] <= treated.grace_days).sum()),
+        started_after_progression=int((s["salvage_start_day"].notna() & ~started).sum()),
+        median_follow_up_days=median_follow_up(cohort).estimate,
+        baseline=baseline_table(study, tables),
+        weights=weights,
+        positivity=positivity,
+        detectable=detectable,
+        notes=notes,
+    )
+
+
+def _weights(
+    study: Study, tables: StudyTables, notes: list[str]
+) -> tuple[list[ArmWeights], list[PositivityCell]]:
+    """Weights and strata of clone-censor-weight, as the protocol adjusts; they rest on starts alone."""
+    p = study.protocol
+    adjusted = [a for a in p.analyses if a.adjusted_for]
+    if not adjusted:
+        notes.append("No analysis adjusts for anything, so there are no weights to look at.")
+        return [], []
+    first = min(adjusted, key=lambda a: (a.analysis != "clone_censor_weight", a.role != "primary"))
+    asked = Analysis(
+        analysis="clone_censor_weight", adjusted_for=first.adjusted_for, stratify_by=first.stratify_by
+    )
+    task = Task(p, asked, tables.cohort(), None)
+    try:
+        found = clone_censor_weight(
+            task.table,
+            p.strategies.treated.grace_days,
+            task.fixed,
+            task.time_varying,
+            horizon_days=1,
+            unless="progression_day" if p.strategies.treated.unless_progressed else None,
+            site_indicators=task.by_site,
+            replicates=0,
+        )
+    except RweError as e:
+        notes.append(f"Weights: {e}")
+        return [], []
+    cells = [
+        PositivityCell(covariate=c.covariate, level=c.level, started=c.started, not_started=c.not_started)
+        for c in found.positivity
+    ]
+    return list(arm_weights(task, found)), cells
+
+
+def write_blind_diagnostics(study: Study, tables: StudyTables, folder: Path) -> tuple[Path, BlindDiagnostics]:
+    """Write blind.json into a new folder of the study's evidence; returns its path and content."""
+    found = blind_diagnostics(study, tables)
+    place = folder / study.name / f"blind-{found.created_at:%Y%m%dT%H%M%S%fZ}"
+    place.mkdir(parents=True)
+    path = place / "blind.json"
+    write_blind(found, path)
+    return path, found

@@ -1,0 +1,41 @@
+"""What may be seen before the protocol is locked: no outcome by strategy stands in it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import Field
+
+from rwe.evidence.contract import AttritionStep, BaselineRow
+from rwe.evidence.parts import ArmWeights, Detectable, LockSummary, Part, PositivityCell
+
+
+class BlindDiagnostics(Part):
+    """Counts by strategy are of patients by whether they ever started; events are of all together."""
+
+    study: str
+    version: str
+    protocol_sha256: str
+    created_at: datetime
+    content_sha256: str
+    lock: LockSummary
+    attrition: list[AttritionStep]
+    n: int
+    events: int = Field(description="Of both strategies together.")
+    n_by_strategy: dict[str, int]
+    started_within_grace: int
+    started_after_progression: int
+    median_follow_up_days: float | None = Field(description="Reverse Kaplan-Meier, all patients together.")
+    baseline: list[BaselineRow]
+    weights: list[ArmWeights]
+    positivity: list[PositivityCell]
+    detectable: Detectable | None
+    notes: list[str]
+
+
+def write_blind(found: BlindDiagnostics, path: Path) -> None:
+    """Write it as JSON: complete or absent."""
+    aside = path.with_suffix(".json.part")
+    aside.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
