@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 
 from rwe.study import (
     AgeCovariate,
     AgeCriterion,
     Analysis,
+    AnalysisName,
     CalendarCovariate,
     Covariate,
     Criterion,
     EventCriterion,
     ObservationCovariate,
     PeriodCriterion,
+    Protocol,
     SexCovariate,
     StatusCovariate,
     Study,
     ValueCriterion,
     Window,
 )
+from rwe.study.analyses import OPTIONS
+from rwe.study.parts import ChartReviews
 
 _TIERS = {
     "administration": "administrations (MedicationAdministration)",
@@ -27,17 +32,31 @@ _TIERS = {
     "statement": "statements (MedicationStatement)",
     "request": "orders (MedicationRequest)",
 }
-_ANALYSES = {
+_ANALYSES: dict[AnalysisName, str] = {
     "naive_kaplan_meier": "Kaplan-Meier curves of ever against never started",
     "naive_logrank": "log-rank test of ever against never started",
+    "naive_permutation": "permutation log-rank test of ever against never started",
     "naive_cox": "Cox model of ever against never started",
+    "naive_firth": "Cox model with Firth's penalty of ever against never started",
+    "naive_rmst": "restricted mean survival of ever against never started",
     "landmark_kaplan_meier": "Kaplan-Meier curves from landmarks",
     "landmark_logrank": "log-rank tests from landmarks",
+    "landmark_permutation": "exact permutation log-rank tests from landmarks",
     "landmark_cox": "Cox models from landmarks",
+    "landmark_firth": "Cox models with Firth's penalty from landmarks",
+    "landmark_rmst": "restricted mean survival from landmarks",
+    "landmark_weighting": "weighted Cox models from landmarks",
+    "landmark_aiptw": "augmented weighting (AIPTW: treatment and outcome modelled) from landmarks",
+    "landmark_competing_risks": "competing risks (relapse, death without it) from landmarks",
     "mantel_byar": "Mantel-Byar test of the time-dependent exposure",
     "simon_makuch": "Simon-Makuch curves (the exposed enter when they start)",
     "time_dependent_cox": "Cox model of the time-dependent exposure",
+    "time_dependent_firth": "Cox model with Firth's penalty of the time-dependent exposure",
+    "clone_censor_weight": "clone-censor-weight (copies of everybody follow each strategy from day 0)",
+    "sequential_trials": "sequential target trials (one begins on each day that somebody starts)",
+    "marginal_structural_model": "marginal structural model (weighted for what changes over time)",
 }
+_WEIGHTED = frozenset({"clone_censor_weight", "marginal_structural_model", "landmark_weighting"})
 STATUS_ADJUSTED = (
     "Status after the start is adjusted for: an effect through delaying progression is not part of this "
     "ratio."
@@ -95,8 +114,16 @@ def explain(study: Study) -> dict[str, list[str]]:
             "a patient who has progressed stays so.",
         ]
     sections["Outcome"] = _outcome(study)
+    sections |= _laboratory(study)
     sections["Covariates"] = [_covariate(study, c) for c in p.covariates] or ["None."]
-    sections["Analyses"] = [_analysis(a, p.landmarks) for a in p.analyses]
+    if p.subgroups:
+        sections["Subgroups"] = [
+            f"{g.name}: {g.covariate} below {g.cut:g}, and {g.cut:g} and above; with a test of interaction."
+            for g in p.subgroups
+        ]
+    if p.chart_review:
+        sections["Chart review"] = _reviews(p.chart_review)
+    sections["Analyses"] = [_analysis(a, p) for a in p.analyses]
     sections["Analyses"] += _caveats(study)
     return sections
 
@@ -169,14 +196,47 @@ def _covariate(study: Study, c: Covariate) -> str:
             return f"{c.name}: 1 while the last known disease status after day 0 is a response."
 
 
-def _analysis(a: Analysis, landmarks: list[int]) -> str:
+def _laboratory(study: Study) -> dict[str, list[str]]:
+    """Headings for what laboratory values show after day 0, where the study asks for it."""
+    p, sections = study.protocol, dict[str, list[str]]()
+    if p.toxicities:
+        sections["Toxicities"] = [
+            f"{t.name}: {t.adverse_event}, graded day by day from {_codes(study, t.codelist)} (CTCAE 5.0)."
+            for t in p.toxicities
+        ] + ["Rates are of the first event of grade 3 or 4, by exposure at the time, not adjusted."]
+    if p.cart_copies:
+        c = p.cart_copies
+        sections["Kinetics"] = [
+            f"Copies of the transgene from {_codes(study, c.codelist)}{_unit(c.unit)}: peak and area over "
+            "days 0 to 28, persistence, single courses."
+        ]
+    return sections
+
+
+def _reviews(found: ChartReviews) -> list[str]:
+    """How many of the charts read confirmed the record, and what for."""
+    kinds = {
+        "recorded starts": found.starts,
+        "recorded deaths of the treated": found.deaths_treated,
+        "recorded deaths of the control": found.deaths_control,
+    }
+    words = [f"Of {r.reviewed} {what}, {r.confirmed} confirmed." for what, r in kinds.items() if r]
+    return [*words, "The primary estimate is also shown corrected for it."] if words else []
+
+
+def _analysis(a: Analysis, protocol: Protocol) -> str:
     words = f"{a.role}: {_ANALYSES[a.analysis]}"
     if a.analysis.startswith("landmark_"):
-        words += f" at days {', '.join(str(d) for d in a.landmarks or landmarks)}"
+        words += f" at days {', '.join(str(d) for d in a.landmarks or protocol.landmarks)}"
+    if a.endpoint == "progression_free_survival":
+        words += ", of progression-free survival (death or progression, whichever is first)"
     if a.adjusted_for:
-        words += f", adjusted for {', '.join(a.adjusted_for)}"
+        verb = "weighted" if a.analysis in _WEIGHTED else "adjusted"
+        words += f", {verb} for {', '.join(a.adjusted_for)}"
     if a.stratify_by:
-        words += f", stratified by {', '.join(a.stratify_by)}"
+        by = ", ".join(a.stratify_by)
+        words += f", with {by} in the weights" if a.analysis in _WEIGHTED else f", stratified by {by}"
+    words += "".join(f", {rule}" for rule in _options(a, protocol))
     if a.analysis.endswith("_cox"):
         words += f" ({a.ties.capitalize()} ties, {a.variance} variance)"
     if a.status_after_start == "freeze":
@@ -187,17 +247,53 @@ def _analysis(a: Analysis, landmarks: list[int]) -> str:
     return words + "."
 
 
+def _options(a: Analysis, protocol: Protocol) -> Iterable[str]:
+    """What an analysis was asked with, where it takes the option."""
+
+    def takes(option: str) -> bool:
+        return a.analysis in OPTIONS[option]
+
+    if takes("grace_days"):
+        grace = protocol.strategies.treated.grace_days if a.grace_days is None else a.grace_days
+        against = {"no_start_by_grace": f"no start by day {grace}", "never": "never starting"}
+        yield f"start by day {grace} against {against[a.compared_with]}"
+    if takes("weight_model"):
+        yield f"treated weights by a {'Cox' if a.weight_model == 'cox' else 'logistic'} model"
+    if takes("weights"):
+        weights = {"overlap": "overlap weights", "iptw": "weights by the inverse probability of treatment"}
+        yield weights[a.weights]
+    if a.weight_for_loss:
+        yield "weighted for loss to follow-up, too"
+    if a.truncate_percentile is not None:
+        yield f"weights cut at percentile {a.truncate_percentile:g}"
+    if takes("horizon_days"):
+        horizon = a.horizon_days or max(protocol.horizons, default=None)
+        yield "no horizon named" if horizon is None else f"up to day {horizon}"
+    if takes("replicates"):
+        yield f"{a.replicates} bootstrap replicates" if a.replicates else "no bootstrap"
+    if a.salvage == "counts_as_start":
+        yield "a first start after progression counts, too"
+
+
 def _caveats(study: Study) -> list[str]:
     """What an author should know before defending this protocol."""
     p, words = study.protocol, []
     treated = p.strategies.treated
-    words.append(
-        "Note: no analysis applies the grace period: they compare started with not (yet) started, and in a "
-        f"time-dependent one a start after day {treated.grace_days} counts as {treated.label} from then on."
-    )
-    if any(a.analysis == "time_dependent_cox" and _follows_status(study, a) for a in p.analyses):
+    graced = [a for a in p.analyses if a.analysis in OPTIONS["grace_days"]]
+    if not graced:
+        words.append(
+            "Note: no analysis applies the grace period: they compare started with not (yet) started, and "
+            f"in a time-dependent one a start after day {treated.grace_days} counts as {treated.label} from "
+            "then on."
+        )
+    elif len(graced) < len(p.analyses):
+        words.append(
+            "Note: only clone_censor_weight applies the grace period; the others compare started with not "
+            "(yet) started, whenever the start was."
+        )
+    if any(a.analysis.startswith("time_dependent_") and _follows_status(study, a) for a in p.analyses):
         words.append(f"Note: {STATUS_ADJUSTED}")
-    if any(a.analysis == "landmark_cox" and _follows_status(study, a) for a in p.analyses):
+    if any(a.analysis.startswith("landmark_") and _follows_status(study, a) for a in p.analyses):
         words.append(f"Note: {STATUS_ADJUSTED_AT_LANDMARK}")
     if not any(a.role == "primary" for a in p.analyses):
         words.append("Note: no analysis is primary; the report will show all of them as equals.")

@@ -124,24 +124,49 @@ def ratio(value: float | None) -> str:
 
 def describe(estimate: Estimate) -> str:
     """One line that tells an estimate from the others."""
-    words = {
-        "naive_cox": "Naive, ever against never",
-        "landmark_cox": f"Landmark, day {estimate.parameters.landmark_day}",
-        "time_dependent_cox": "Time-dependent",
-    }[estimate.analysis]
-    notes = []
-    names = estimate.parameters.adjusted_for
+    p = estimate.parameters
+    notes = _words_of(estimate)
+    names = p.adjusted_for
     if names:
-        notes.append(f"adjusted for {', '.join(names)}" if len(names) < 4 else "adjusted")
-    if estimate.parameters.status_after_start == "freeze":
+        verb = "weighted" if estimate.analysis in _WEIGHTED else "adjusted"
+        notes.append(f"{verb} for {', '.join(names)}" if len(names) < 4 else verb)
+    notes += ["against never"] if p.compared_with == "never" else []
+    notes += ["weighted for loss"] if p.weight_for_loss else []
+    notes += [] if p.truncate_percentile is None else [f"cut at {p.truncate_percentile:g} %"]
+    notes += ["salvage counts"] if p.salvage == "counts_as_start" else []
+    notes += [] if p.variant is None else [p.variant.replace("_", " ")]
+    if p.status_after_start == "freeze":
         notes.append("status as at the start")
-    elif "robust" in (estimate.variance_method or ""):
+    elif "robust" in (estimate.variance_method or "") and estimate.analysis.endswith("_cox"):
         notes.append("robust")
-    if estimate.parameters.ties == "breslow":
+    if p.ties == "breslow" and not estimate.analysis.endswith("_firth"):
         notes.append("Breslow ties")
     if estimate.site:
         notes.append(f"site {estimate.site}")
-    return ", ".join([words, *notes])
+    return ", ".join(notes)
+
+
+_WEIGHTED = ("clone_censor_weight", "landmark_weighting", "marginal_structural_model")
+
+
+def _words_of(estimate: Estimate) -> list[str]:
+    """The analysis, and the outcome where it is not the protocol's."""
+    p, kind = estimate.parameters, estimate.analysis
+    known = {
+        "clone_censor_weight": "Clone-censor-weight" + ("" if p.grace_days is None else f" {p.grace_days} d"),
+        "sequential_trials": "Sequential trials",
+        "marginal_structural_model": "Marginal structural model",
+    }
+    words = known.get(kind, "")
+    if kind.startswith("naive_"):
+        words = "Naive, ever against never"
+    elif kind.startswith("landmark_"):
+        words = f"Landmark, day {p.landmark_day}"
+    elif kind.startswith("time_dependent_"):
+        words = "Time-dependent"
+    notes = [words or kind.replace("_", " ").capitalize()]
+    notes += ["Firth"] if kind.endswith("_firth") else []
+    return notes + (["progression-free"] if p.endpoint == "progression_free_survival" else [])
 
 
 def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None) -> Table:
@@ -162,7 +187,7 @@ def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None
     for e in estimates:
         known = e.ci_low is not None and e.ci_high is not None
         marks = ["biased"] if e.is_biased else []
-        marks += ["primary"] if e.role == "primary" else []
+        marks += ["primary"] if e.role == "primary" else ["post hoc"] if e.role == "posthoc" else []
         cells = [
             describe(e),
             f"{e.n:,}",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -59,31 +60,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kill")
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """What an undisturbed night makes, how long it takes, and how long of that it lands (seconds)."""
+
+    rows: Rows
+    seconds: float
+    landing_seconds: float
+
+
 @pytest.fixture(scope="module")
-def undisturbed(hospital: RunningHospital, folder: Path) -> tuple[Rows, float]:
-    """What an undisturbed night makes, and how many seconds it takes."""
+def undisturbed(hospital: RunningHospital, folder: Path) -> Undisturbed:
     workspace = on_disk(folder / "undisturbed", hospital)
     started = time.monotonic()
-    assert start_night(workspace).wait() == 0
-    return lake_rows(workspace), time.monotonic() - started
+    night = start_night(workspace)
+    wait_for_landing(night, workspace)
+    first = time.monotonic()
+    while is_landing(workspace):
+        time.sleep(0.01)
+    landing = time.monotonic() - first
+    assert night.wait() == 0
+    seconds = time.monotonic() - started
+    assert landing > 0.5, "too quick to be struck"
+    return Undisturbed(lake_rows(workspace), seconds, landing)
+
+
+def wait_for_landing(night: subprocess.Popen[bytes], workspace: Workspace) -> None:
+    while not is_landing(workspace) and night.poll() is None:
+        time.sleep(0.01)
 
 
 def strike_and_rerun(
-    kills: int, seed: int, hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
+    kills: int, seed: int, hospital: RunningHospital, undisturbed: Undisturbed, folder: Path
 ) -> None:
-    expected, seconds = undisturbed
-    seconds *= 0.9
-    rng = random.Random(seed)
+    """Half of the kills at a random moment of the whole night, half at one of its landing."""
+    share, rng = 0.9, random.Random(seed)
     struck = in_landing = attempts = 0
     while struck < kills:
         attempts += 1
         assert attempts <= 3 * kills, "the process ended before it could be killed"
         workspace = on_disk(folder / f"seed{seed}-{attempts}", hospital)
         night = start_night(workspace)
-        # One moment in each equal part of the night: random, and spread over all of it.
-        time.sleep(seconds * (struck + rng.random()) / kills)
+        if struck % 2 == 0:
+            wait_for_landing(night, workspace)
+            time.sleep(share * undisturbed.landing_seconds * rng.random())
+        else:
+            # One moment in each equal part of the night: random, and spread over all of it.
+            time.sleep(share * undisturbed.seconds * (struck + rng.random()) / kills)
         if night.poll() is not None:
-            seconds *= 0.8  # the machine is less busy than it was when the night was measured
+            share *= 0.8  # the machine is less busy than it was when the night was measured
             continue
         was_landing = is_landing(workspace)
         night.send_signal(signal.SIGKILL)
@@ -94,19 +119,17 @@ def strike_and_rerun(
         extract_site(workspace, "north", load_studies(workspace.studies))
         assert len(list_runs(workspace.landing)) == landed + 1
         assert not is_landing(workspace)
-        assert lake_rows(workspace) == expected
+        assert lake_rows(workspace) == undisturbed.rows
     assert in_landing >= kills / 3
 
 
 def test_killed_nights_leave_nothing_that_a_rerun_does_not_put_right(
-    hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
+    hospital: RunningHospital, undisturbed: Undisturbed, folder: Path
 ) -> None:
     strike_and_rerun(3, 1, hospital, undisturbed, folder)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_thirty_killed_nights(
-    hospital: RunningHospital, undisturbed: tuple[Rows, float], folder: Path
-) -> None:
+def test_thirty_killed_nights(hospital: RunningHospital, undisturbed: Undisturbed, folder: Path) -> None:
     strike_and_rerun(30, 2, hospital, undisturbed, folder)

@@ -51,7 +51,8 @@ def test_the_browser_reads_the_key_sentences_and_runs_nothing(report: Path, tmp_
     assert "was 0.71 times that under" in text
     assert "patients had to live long enough to start, and that immortal time counts as treated" in text
     assert example.ODD_LABEL in text
-    assert dom.count("<svg") == 5
+    assert "Nobody who was going to start could die in these days" in text
+    assert dom.count("<svg") == 10
 
 
 @pytest.mark.parametrize("width", [1200, 600])
@@ -59,7 +60,7 @@ def test_the_page_is_painted_with_both_strategies_colours(report: Path, tmp_path
     picture = tmp_path / "page.png"
     chromium(
         f"--screenshot={picture}",
-        f"--window-size={width},2400",
+        f"--window-size={width},5000",
         report.as_uri(),
         profile=tmp_path / "profile",
     )

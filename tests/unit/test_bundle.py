@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from lifelines import CoxTimeVaryingFitter
 
-from rwe.analyse.bundle import PrimaryRows, write_bundle
+from rwe.analyse.bundle import write_bundle
+from rwe.analyse.tasks import PrimaryRows
 from rwe.sandbox.truth import Truth, latent_table, simulate_patients
 from rwe.simulate.scenarios import cohort_table
 from rwe.survival.cox import exposure_data, fit_cox

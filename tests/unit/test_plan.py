@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from rwe.analyse.plan import CONFOUNDED, DILUTED, NO_GROUP, Findings, run_analyses
 from rwe.evidence.contract import Estimate
+from rwe.sandbox.truth import Truth, latent_table, simulate_patients
+from rwe.simulate.scenarios import cohort_table
 from rwe.study import Protocol
 from rwe.survival.data import CohortTable
 from tests.support import ROOT
@@ -169,3 +173,92 @@ def test_few_events_are_told_for_the_model_and_for_the_smaller_group() -> None:
     assert few.replace("death", "event") in composite
     both = table([*rows, *((f"f{i}", 60 + i, True, 5.0) for i in range(5))])
     assert not any("Only" in w for w in one(both, "time_dependent_cox").warnings)
+
+
+def registry(n: int = 160) -> CohortTable:
+    """Synthetic patients of two sites, with progression as a day and as a covariate that changes."""
+    latent = pd.concat(
+        [latent_table(simulate_patients(Truth(), site=s, n=n, seed=11)) for s in ("north", "river")],
+        ignore_index=True,
+    )
+    drawn = cohort_table(latent)
+    patients = drawn.patients.assign(
+        progression_day=latent["progression_day"], salvage_start_day=latent["salvage_day"]
+    )
+    return CohortTable(patients, drawn.changes)
+
+
+STATUSES = [
+    {"name": "responding", "kind": "disease_status", "label": "Responding", "status": "responding"},
+    {"name": "progressed", "kind": "disease_status", "label": "Progressed", "status": "progressed"},
+]
+LDH = {"name": "log_ldh", "kind": "observation", "label": "LDH", "codelist": "car_t"}
+WITH_STATUS = {
+    "covariates": [AGE, ECOG, LDH, *STATUSES],
+    "disease_status": {"codelist": "car_t", "responding": "car_t", "progressed": "car_t"},
+    "landmarks": [180],
+    "horizons": [400],
+    "strategies": {
+        "treated": {"name": "on", "label": "On", "grace_days": 180, "unless_progressed": True},
+        "control": {"name": "off", "label": "Off"},
+    },
+}
+ADJUSTED = ["age", "ecog", "log_ldh", "responding", "progressed"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "estimands"),
+    [
+        (
+            {"analysis": "clone_censor_weight", "replicates": 20},
+            {"hazard_ratio", "survival", "survival_difference", "survival_ratio", "rmst_days"},
+        ),
+        ({"analysis": "clone_censor_weight", "replicates": 0, "compared_with": "never"}, {"hazard_ratio"}),
+        (
+            {"analysis": "clone_censor_weight", "replicates": 0, "weight_for_loss": True, "grace_days": 120},
+            {"hazard_ratio"},
+        ),
+        ({"analysis": "sequential_trials"}, {"hazard_ratio"}),
+        ({"analysis": "marginal_structural_model"}, {"hazard_ratio"}),
+        ({"analysis": "landmark_weighting", "replicates": 20}, {"hazard_ratio", "survival_difference"}),
+        ({"analysis": "landmark_weighting", "weights": "iptw", "replicates": 0}, {"hazard_ratio"}),
+        ({"analysis": "landmark_aiptw"}, {"survival", "survival_difference"}),
+        ({"analysis": "landmark_firth"}, {"hazard_ratio"}),
+        (
+            {"analysis": "landmark_competing_risks"},
+            {"cumulative_incidence", "cause_specific_hazard_ratio", "subdistribution_hazard_ratio"},
+        ),
+        ({"analysis": "time_dependent_cox", "endpoint": "progression_free_survival"}, {"hazard_ratio"}),
+        ({"analysis": "time_dependent_cox", "salvage": "counts_as_start"}, {"hazard_ratio"}),
+    ],
+)
+def test_every_method_gives_what_it_promises(asked: dict[str, Any], estimands: set[str]) -> None:
+    is_to_progression = asked.get("endpoint") or asked["analysis"] == "landmark_competing_risks"
+    adjusted = ADJUSTED[:3] if is_to_progression else ADJUSTED
+    found = run(registry(), {"adjusted_for": adjusted, **asked}, **WITH_STATUS)
+    assert not found.refused
+    assert estimands <= {e.estimand for e in found.estimates}
+    for e in found.estimates:
+        assert e.status == "ok"
+        assert e.estimate is not None
+        assert not e.is_biased
+    if asked["analysis"] == "clone_censor_weight":
+        assert {c.strategy for c in found.curves} == {"on", "off"}
+        assert len(found.weights) == 1
+
+
+def test_weights_that_are_worth_a_handful_of_patients_are_refused() -> None:
+    found = run(
+        registry(12),
+        {"analysis": "clone_censor_weight", "adjusted_for": ["age"], "replicates": 0},
+        **WITH_STATUS,
+    )
+    (refusal,) = found.refused
+    assert "patients" in refusal.reason or "started" in refusal.reason
+
+
+def test_an_option_of_another_analysis_is_refused() -> None:
+    with pytest.raises(ValidationError, match="takes no grace_days: only clone_censor_weight"):
+        protocol_with({"analysis": "landmark_cox", "grace_days": 90})
+    with pytest.raises(ValidationError, match="salvage is not maintenance"):
+        protocol_with({"analysis": "time_dependent_cox", "role": "primary", "salvage": "counts_as_start"})

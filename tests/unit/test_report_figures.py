@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwe.evidence.contract import Curve, CurvePoint, Parameters, Refusal
-from rwe.report import curves, figures, forest
+from rwe.report import autopsy, curves, figures, forest, kinetics
 from rwe.report import names as naming
 from tests.unit import evidence_example as example
 
@@ -94,11 +94,23 @@ def test_a_curve_of_many_patients_stays_small() -> None:
     assert len(curves.curves_svg(shown[0], NAMES)) < 90_000
 
 
+def _others() -> list[str]:
+    """The figures besides curves and forest."""
+    found = example.autopsy()
+    drawn = [
+        autopsy.steps_svg(found, "deaths", 0.95),
+        autopsy.days_svg(found),
+        kinetics.traces_svg(example.kinetics(), NAMES),
+    ]
+    return [svg for svg in drawn if svg]
+
+
 def test_every_figure_is_xml_with_a_role_a_title_and_no_metadata() -> None:
     document = example.evidence()
     drawn = [curves.curves_svg(s, NAMES) for s in curves.curve_sets(document, NAMES)]
     drawn.append(forest.forest_svg(forest.forest_groups(document, NAMES), 0.95))
-    assert len(drawn) == 5
+    drawn += _others()
+    assert len(drawn) == 10
     for svg in drawn:
         root = ET.fromstring(svg)
         assert root.get("role") == "img"
@@ -115,6 +127,7 @@ def test_ids_are_unique_over_all_figures_and_every_reference_has_its_target() ->
     document = example.evidence()
     drawn = [curves.curves_svg(s, NAMES) for s in curves.curve_sets(document, NAMES)]
     drawn.append(forest.forest_svg(forest.forest_groups(document, NAMES), 0.95))
+    drawn += _others()
     ids: Counter[str] = Counter()
     for svg in drawn:
         elements = list(ET.fromstring(svg).iter())
@@ -146,11 +159,13 @@ def test_curves_come_in_the_order_simon_makuch_landmarks_naive() -> None:
     shown = curves.curve_sets(example.evidence(), NAMES)
     assert [(s.title, s.is_biased) for s in shown] == [
         ("Simon–Makuch curves", False),
+        ("Clone-censor-weight, grace 180 days, weights by a Cox model", False),
+        ("Clone-censor-weight, grace 180 days, against never starting, weights by a Cox model", False),
         ("Landmark Kaplan–Meier, day 60", False),
         ("Landmark Kaplan–Meier, day 90", False),
         ("Naive Kaplan–Meier", True),
     ]
-    assert shown[1].axis_label == "Months since day 60"
+    assert shown[3].axis_label == "Months since day 60"
 
 
 def test_only_the_biased_curves_say_biased() -> None:
@@ -161,9 +176,12 @@ def test_only_the_biased_curves_say_biased() -> None:
 def test_curves_are_named_by_who_is_in_them() -> None:
     shown = curves.curve_sets(example.evidence(), NAMES)
     said = [text_of(curves.curves_svg(s, NAMES)) for s in shown]
-    assert ": started by day 60" in said[1]
-    assert ": not started by day 60" in said[1]
-    assert ": never started" in said[3]
+    assert ": start by day 180" in said[1]
+    assert ": no start by day 180" in said[1]
+    assert ": never start" in said[2]
+    assert ": started by day 60" in said[3]
+    assert ": not started by day 60" in said[3]
+    assert ": never started" in said[5]
 
 
 def test_the_forest_heads_its_events_as_the_protocol_calls_them() -> None:

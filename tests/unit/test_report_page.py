@@ -14,6 +14,8 @@ import pytest
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import write_evidence
 from rwe.report import render_report, write_report
+from rwe.report.estimates import estimates as estimate_tables
+from rwe.report.names import names_of, protocol_of
 from tests.support import ROOT
 from tests.unit import evidence_example as example
 
@@ -123,12 +125,15 @@ def test_the_first_screen_answers_and_warns(page: Page) -> None:
 
 
 def test_every_estimate_is_a_row_primary_first_biased_last_of_the_comparisons(page: Page) -> None:
-    found = [r for r in page.rows if re.match(r"\d+(Time|Land|Naive|Mantel|Simon)", r)]
+    kinds = "Time|Land|Naive|Mantel|Simon|Clone|Sequential|Marginal"
+    found = [r for r in page.rows if re.match(rf"\d+({kinds})", r)]
     numbers = [int(re.match(r"\d+", r).group()) for r in found]  # type: ignore[union-attr]
     estimates = example.estimates()
     assert sorted(numbers) == list(range(1, len(estimates) + 1))
     assert estimates[numbers[0] - 1].role == "primary"
-    assert estimates[numbers[-2] - 1].is_biased, "the last row is of one strategy"
+    for kind in estimate_tables(example.evidence(), names_of(protocol_of(example.evidence()))).kinds:
+        is_biased = [r.is_biased for r in kind.rows]
+        assert is_biased == sorted(is_biased), kind.title
     for number, row in zip(numbers, found, strict=True):
         e = estimates[number - 1]
         assert (f"Site {e.site}" if e.site else "All sites") in row
@@ -211,10 +216,10 @@ def test_an_evidence_without_results_still_renders() -> None:
 
 def test_curves_by_site_and_sections_unknown_to_the_page_are_not_dropped() -> None:
     by_site = example.curve("simon_makuch", example.TREATED, 0.001, 20, site="alpha")
-    text = Page(render_report(example.evidence(curves=[by_site], diagnostics={"k": 1}))).text
+    text = Page(render_report(example.evidence(curves=[by_site], synthesis={"k": 1}))).text
     assert "Curves by site" in text
     assert "Simon–Makuch curves, site alpha" in text
-    assert "sections that this page does not show: diagnostics" in text
+    assert "sections that this page does not show: synthesis" in text
 
 
 def test_the_page_is_small(html: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import get_args
 
+import pytest
 from rich.console import Console
 
 from rwe import terminal
-from rwe.evidence.contract import Estimate, Parameters
+from rwe.evidence.contract import AnalysisKind, Estimate, Parameters
 from tests.unit.evidence_example import ADJUSTED, estimate
 
 FOLLOWED = Parameters(adjusted_for=ADJUSTED, stratified_by=["site"], status_after_start="follow")
@@ -40,3 +42,24 @@ def test_the_table_fits_a_terminal_of_80_columns_and_calls_events_events() -> No
     assert max(map(len, lines)) <= 80
     assert "events" in lines[0]
     assert "deaths" not in lines[0]
+
+
+@pytest.mark.parametrize("kind", get_args(AnalysisKind))
+def test_every_analysis_has_a_line_of_its_own_words(kind: AnalysisKind) -> None:
+    parameters = Parameters(landmark_day=60 if kind.startswith("landmark_") else None)
+    said = terminal.describe(estimate(analysis=kind, parameters=parameters))
+    assert said[0].isupper()
+    assert "_" not in said
+    assert ("Firth" in said) is kind.endswith("_firth")
+
+
+def test_sensitivities_are_told_apart_and_post_hoc_is_marked() -> None:
+    emulated = {
+        "analysis": "clone_censor_weight",
+        "parameters": Parameters(grace_days=180, compared_with="never"),
+    }
+    salvage = Parameters(salvage="counts_as_start")
+    lines = printed([estimate(**emulated), estimate(parameters=salvage), estimate(role="posthoc")], None)
+    assert "Clone-censor-weight 180 d, against never" in lines[1]
+    assert "salvage counts" in lines[2]
+    assert lines[3].rstrip().endswith("post hoc")

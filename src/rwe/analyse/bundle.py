@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from rwe.analyse.tasks import PrimaryRows
 from rwe.evidence.contract import Estimate
 from rwe.survival.cox import CoxData
 
@@ -42,16 +42,6 @@ if (!close) quit(status = 1)
 """
 
 
-@dataclass(frozen=True)
-class PrimaryRows:
-    """The rows of the primary analysis, and how the model that was fitted to them is to be asked for in R."""
-
-    data: CoxData
-    ties: str
-    is_robust: bool
-    has_bootstrap_interval: bool = False
-
-
 def write_bundle(primary: PrimaryRows, estimate: Estimate, folder: Path, *, seed: int) -> Path:
     """Write the bundle of `estimate` into `folder`/reproduce and return that path.
 
@@ -61,7 +51,7 @@ def write_bundle(primary: PrimaryRows, estimate: Estimate, folder: Path, *, seed
     place.mkdir(mode=0o700)
     names = [f"x{k}" for k in range(1, len(primary.data.names) + 1)]
     _write(place / "analysis.csv", _table(primary.data, names, seed))
-    expected = [estimate.log_estimate, None if primary.has_bootstrap_interval else estimate.se]
+    expected = [estimate.log_estimate, estimate.se if primary.has_own_se else None]
     _write(
         place / "expected.csv", [["log_estimate", "se"], ["NA" if e is None else repr(e) for e in expected]]
     )

@@ -48,7 +48,7 @@ _RATIOS, _PREVALENCES = (1.5, 2.0, 3.0), (0.1, 0.3, 0.5)
 def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diagnostics:
     """All diagnostics of the primary analysis. What the data cannot carry is a note, not an error."""
     notes: list[str] = []
-    primary = next((e for e in findings.estimates if _is_primary(e)), None)
+    primary = next((e for e in findings.estimates if is_the_answer(e)), None)
     model = _model(protocol)
     rows = _try("The model's rows", notes, lambda: _rows(protocol, model, table)) if model else None
     by_site = model is not None and "site" in model.stratify_by
@@ -75,7 +75,8 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
     )
 
 
-def _is_primary(e: Estimate) -> bool:
+def is_the_answer(e: Estimate) -> bool:
+    """Whether this is the primary hazard ratio of all sites, and it has one."""
     is_ratio = e.estimand == "hazard_ratio" and e.site is None
     return e.role == "primary" and is_ratio and e.estimate is not None and e.log_estimate is not None
 

@@ -9,6 +9,12 @@ from rwe.analyse.run_competing import run_competing_risks
 from rwe.analyse.run_emulation import run_clone_censor_weight
 from rwe.analyse.run_groups import CONFOUNDED, DILUTED, NO_GROUP, run_cox, run_kaplan_meier, run_logrank
 from rwe.analyse.run_small import run_firth, run_permutation, run_rmst
+from rwe.analyse.run_weighted import (
+    run_aiptw,
+    run_landmark_weighting,
+    run_marginal_structural_model,
+    run_sequential_trials,
+)
 from rwe.analyse.tasks import Findings, Task, make_estimate, prepared
 from rwe.errors import RweError
 from rwe.evidence.contract import Refusal
@@ -50,11 +56,15 @@ _RUNNERS: dict[str, _Runner] = {
     "landmark_firth": _FIRTH,
     "landmark_rmst": _RMST,
     "landmark_competing_risks": _Runner(run_competing_risks, "cumulative_incidence"),
+    "landmark_weighting": _Runner(run_landmark_weighting, "hazard_ratio"),
+    "landmark_aiptw": _Runner(run_aiptw, "survival_difference"),
     "mantel_byar": _LOGRANK,
     "simon_makuch": _CURVES,
     "time_dependent_cox": _COX,
     "time_dependent_firth": _FIRTH,
     "clone_censor_weight": _Runner(run_clone_censor_weight, "hazard_ratio"),
+    "sequential_trials": _Runner(run_sequential_trials, "hazard_ratio"),
+    "marginal_structural_model": _Runner(run_marginal_structural_model, "hazard_ratio"),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import rwe
 from rwe.analyse.autopsy import bias_autopsy
 from rwe.analyse.blind import write_blind_diagnostics
+from rwe.analyse.bundle import write_bundle
 from rwe.analyse.describe import (
     baseline_table,
     describe_codelists,
@@ -16,14 +17,15 @@ from rwe.analyse.describe import (
     describe_lock,
     describe_sites,
 )
-from rwe.analyse.diagnose import diagnose
+from rwe.analyse.diagnose import diagnose, is_the_answer
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.read import StudyTables, holds_study, read_study
 from rwe.analyse.safety import describe_kinetics, describe_safety
+from rwe.analyse.tasks import PrimaryRows
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.blind import BlindDiagnostics
-from rwe.evidence.contract import SCHEMA_VERSION, Evidence, Refresh, StudyIdentity, write_evidence
+from rwe.evidence.contract import SCHEMA_VERSION, Estimate, Evidence, Refresh, StudyIdentity, write_evidence
 from rwe.progress import SILENT, Progress
 from rwe.scratch import scratch_folder
 from rwe.study import Study
@@ -50,12 +52,14 @@ def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) 
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
     tables = study_tables(workspace, study, progress)
-    evidence = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
+    evidence, primary = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
     folder_of_study = workspace.evidence / study.name
     folder_of_refresh = folder_of_study / evidence.refresh.id
     folder_of_refresh.mkdir(parents=True)
     path = folder_of_refresh / "evidence.json"
     write_evidence(evidence, path)
+    if primary is not None:
+        write_bundle(*primary, folder_of_refresh, seed=study.protocol.seed)
     _point_latest(folder_of_study, evidence.refresh.id)
     return Analysed(evidence.refresh.id, path, evidence)
 
@@ -81,13 +85,16 @@ def analyse_blind(
 
 def make_evidence(
     study: Study, tables: StudyTables, *, created_at: datetime, progress: Progress = SILENT
-) -> Evidence:
-    """The evidence of one study from its tables: the same tables give the same numbers."""
+) -> tuple[Evidence, tuple[PrimaryRows, Estimate] | None]:
+    """The evidence of one study from its tables, and the rows behind its primary estimate if there is one.
+
+    The same tables give the same numbers.
+    """
     p = study.protocol
     cohort, lock = tables.cohort(), read_lock(study)
     findings = run_analyses(p, cohort, progress, lock)
     stamp = created_at.strftime("%Y%m%dT%H%M%S%fZ")
-    return Evidence(
+    evidence = Evidence(
         schema_version=SCHEMA_VERSION,
         audience="internal",
         seed=p.seed,
@@ -123,6 +130,8 @@ def make_evidence(
         bias_autopsy=bias_autopsy(p, cohort, findings.estimates),
         protocol_lock=describe_lock(lock),
     )
+    found = [e for e in findings.estimates if is_the_answer(e)]
+    return evidence, (findings.primary, found[0]) if findings.primary and found else None
 
 
 def latest_folder(workspace: Workspace, study: str) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rwe.analyse.tasks import Findings, Task, defined, make_estimate
+from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, effect_estimate
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
+from rwe.survival.clone_rows import arm_cox_data
 from rwe.survival.data import CountingProcess, NotEstimableError
 from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
@@ -46,6 +47,9 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
             f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
             advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
         )
+    if a.role == "primary" and task.site is None and found.rows is not None:
+        data = arm_cox_data(found.rows)
+        findings.primary = PrimaryRows(data, "efron", is_robust=True, has_own_se=not a.replicates)
     findings.estimates.extend(_estimates(task, rows, found))
     findings.curves.extend(_curves(task, found))
     findings.weights.append((task, found))
@@ -84,41 +88,30 @@ def _one(
 ) -> Estimate:
     control, treated = task.strategies()
     a = task.analysis
-    parameters = task.parameters(
-        grace_days=found.grace_days,
-        compared_with=a.compared_with,
-        weight_model=a.weight_model,
-        weight_for_loss=a.weight_for_loss,
-        truncate_percentile=a.truncate_percentile,
-        replicates=a.replicates or None,
-        **(at or {}),
-    )
     is_contrast = strategy is None
-    return make_estimate(
+    return effect_estimate(
         task,
         rows,
         estimand,
-        found.method,
-        warnings=[*(found.warnings if is_contrast else ()), *effect.warnings],
+        effect,
+        method=found.method,
+        warnings=found.warnings if is_contrast else (),
         contrast=task.contrast(strategy),
-        parameters=parameters,
+        parameters=task.parameters(
+            grace_days=found.grace_days,
+            compared_with=a.compared_with,
+            weight_model=a.weight_model,
+            weight_for_loss=a.weight_for_loss,
+            truncate_percentile=a.truncate_percentile,
+            replicates=a.replicates or None,
+            **(at or {}),
+        ),
         effect_type="marginal" if is_contrast else None,
-        estimate=defined(effect.estimate),
-        log_estimate=effect.log_estimate,
-        se=effect.se,
-        se_scale=effect.se_scale,
-        variance_method=effect.variance_method,
-        ci_low=defined(effect.ci_low),
-        ci_high=defined(effect.ci_high),
-        ci_level=effect.ci_level,
-        ci_method=effect.ci_method,
-        p_value=effect.p_value,
         n=found.n,
         events=found.events,
         n_by_strategy={treated: found.clones[1].clones, control: found.clones[0].clones},
         events_by_strategy={treated: found.clones[1].events, control: found.clones[0].events},
         coefficients=coefficients or [],
-        status="ok" if effect.estimate is not None else "did_not_converge",
     )
 
 
@@ -136,29 +129,30 @@ def _curves(task: Task, found: CloneCensorWeight) -> Iterable[Curve]:
                 weight_model=task.analysis.weight_model,
                 time_origin_day=0,
             ),
-            points=_points(curve),
+            points=weighted_points(curve),
         )
 
 
-def _points(curve: WeightedCurve) -> list[CurvePoint]:
-    """Weighted numbers at risk, rounded to whole patients; the bootstrap gives no band of a whole curve."""
+def weighted_points(curve: WeightedCurve) -> list[CurvePoint]:
+    """Weighted survival with the patients behind it. Limits stand with the survival on single days."""
     start = CurvePoint(
         time_days=0.0,
         survival=1.0,
         ci_low=None,
         ci_high=None,
-        at_risk=round(float(curve.at_risk[0])) if len(curve.at_risk) else 0,
+        at_risk=int(curve.n_at_risk[0]) if len(curve.n_at_risk) else 0,
         events=0,
     )
+    columns = zip(curve.time, curve.survival, curve.n_at_risk, curve.n_events, strict=True)
     points = [
         CurvePoint(
             time_days=float(t),
             survival=defined(s),
             ci_low=None,
             ci_high=None,
-            at_risk=round(float(n)),
-            events=0,
+            at_risk=int(n),
+            events=int(d),
         )
-        for t, s, n in zip(curve.time, curve.survival, curve.at_risk, strict=True)
+        for t, s, n, d in columns
     ]
     return [start, *points]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rwe.analyse.tasks import Findings, Task, count_events, defined, make_estimate
+from rwe.analyse.tasks import Findings, PrimaryRows, Task, count_events, defined, make_estimate
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
-from rwe.survival.cox import exposure_cox
+from rwe.survival.cox import exposure_cox, exposure_data
 from rwe.survival.data import CountingProcess, ExposureCounts, NotEstimableError
 from rwe.survival.kaplan_meier import SurvivalAt, SurvivalCurve, exposure_curves, median, survival_at
 from rwe.survival.logrank import exposure_logrank
@@ -27,6 +27,9 @@ def run_cox(task: Task, rows: CountingProcess, findings: Findings) -> None:
         robust=a.variance == "robust",
         level=task.protocol.confidence_level,
     )
+    if task.analysis.role == "primary" and task.site is None:
+        data = exposure_data(rows, stratify_by_site=task.by_site)
+        findings.primary = PrimaryRows(data, a.ties, is_robust=fit.is_robust)
     hr = fit.hazard_ratio()
     # Where only another coefficient runs away, the exposure's is the limit of its estimate and stands.
     is_ok = hr.estimate is not None and (fit.converged or bool(fit.diverged))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from rwe.evidence.contract import Contrast, Curve, Estimate, Parameters, Refusal, groups_of
 from rwe.progress import SILENT, Progress
 from rwe.study import Analysis, Protocol
+from rwe.survival.cox import CoxData
 from rwe.survival.data import (
     CohortTable,
     CountingProcess,
@@ -18,6 +19,7 @@ from rwe.survival.data import (
     naive_split,
     start_day_split,
 )
+from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight
 from rwe.survival.first_events import FirstEvents, first_events
 from rwe.survival.histories import with_salvage
@@ -28,6 +30,19 @@ RELAPSE, NON_RELAPSE_DEATH = "relapse", "non_relapse_death"
 _CURVES = ("_kaplan_meier", "simon_makuch")
 
 
+@dataclass(frozen=True)
+class PrimaryRows:
+    """The rows of the primary analysis, and how the model that was fitted to them is to be asked for in R.
+
+    `has_own_se`: the standard error of the evidence is that of the model, and not a bootstrap's.
+    """
+
+    data: CoxData
+    ties: str
+    is_robust: bool
+    has_own_se: bool = True
+
+
 @dataclass
 class Findings:
     """What the analyses gave, in the order in which the protocol asks."""
@@ -36,6 +51,7 @@ class Findings:
     curves: list[Curve] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     weights: list[tuple[Task, CloneCensorWeight]] = field(default_factory=list)
+    primary: PrimaryRows | None = None
 
     def warnings(self) -> list[str]:
         """Each warning of a primary estimate once; the others stay with their estimates."""
@@ -185,6 +201,37 @@ def make_estimate(
         "warnings": list(dict.fromkeys(said)),
     }
     return Estimate.model_validate({**fields, **values})
+
+
+def effect_estimate(
+    task: Task,
+    rows: CountingProcess | None,
+    estimand: str,
+    effect: Effect,
+    *,
+    method: str,
+    warnings: Sequence[str] = (),
+    **values: object,
+) -> Estimate:
+    """An estimate of what an estimator returned as an effect."""
+    return make_estimate(
+        task,
+        rows,
+        estimand,
+        method,
+        warnings=[*warnings, *effect.warnings],
+        estimate=defined(effect.estimate),
+        log_estimate=effect.log_estimate,
+        se=effect.se,
+        se_scale=effect.se_scale,
+        variance_method=effect.variance_method,
+        ci_low=defined(effect.ci_low),
+        ci_high=defined(effect.ci_high),
+        ci_level=effect.ci_level,
+        ci_method=effect.ci_method,
+        p_value=effect.p_value,
+        **{"status": "ok" if effect.estimate is not None else "did_not_converge", **values},
+    )
 
 
 def defined(value: float | None) -> float | None:

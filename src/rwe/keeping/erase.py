@@ -7,6 +7,7 @@ is on the list of the erased before anything is removed, and whatever is found o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,6 +86,7 @@ def erase(
         found = _take_out(workspace, site, runs, ids, persons)
     builds = _build_anew(workspace, studies, progress)
     words = [*persons, *(i for i in ids if len(i) >= _LONG_ENOUGH)]
+    _forget_bundles(workspace)
     return Erased(
         site=site,
         patients=len(named),
@@ -216,6 +218,12 @@ def _build_anew(workspace: Workspace, studies: Sequence[Study], progress: Progre
     for stray in (*workspace.published.glob("*.wal*"), *workspace.private.glob("*.wal*")):
         stray.unlink(missing_ok=True)
     return len(before)
+
+
+def _forget_bundles(workspace: Workspace) -> None:
+    """The rows of earlier analyses hold the patient, if without an id: they are made again by the next one."""
+    for folder in workspace.evidence.glob("*/*/reproduce"):
+        shutil.rmtree(folder)
 
 
 def _remaining(workspace: Workspace, words: Sequence[str]) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ _CAME_BACK = """exists (
 
 @dataclass(frozen=True)
 class Incoming:
-    """The rows of one type of one run on their way: Parquet of the fast way (`parts`), in the order of the
-    lines, and NDJSON of the careful way (`rows`), whose longest line has `longest_row` bytes."""
+    """The rows of one type of one run on their way: Parquet of the fast way (`parts`) and
+    NDJSON of the careful way (`rows`), whose longest line has `longest_row` bytes."""
 
     resource_type: str
     parts: tuple[Path, ...] = ()
@@ -64,8 +64,8 @@ def store_versions(
 ) -> int:
     """Write the new versions of one type as Parquet, leaving out what is stored already beside `target`.
 
-    What came the careful way goes into `second_file(target)` where there are both. Rows keep the order of
-    their lines. `tombstones` are the tombstone files of the site's runs so far. What does not fit into
+    What came the careful way goes into `second_file(target)` where there are both.
+    `tombstones` are the tombstone files of the site's runs so far. What does not fit into
     memory is spilled beside the sources. Files are encrypted with `cipher`, where their names end in `.enc`.
     Returns the rows written.
     """

@@ -1,6 +1,6 @@
 """Brings landed runs into the lake: each once, complete or not at all.
 
-    lake/TYPE/site=S/run=R.parquet      one row a resource version, in the order of the lines
+    lake/TYPE/site=S/run=R.parquet      one row a resource version, in no order
     lake/_deleted/site=S/run=R.parquet  tombstones: what the server no longer has
     lake/_runs/site=S/run=R.json        the counts of a run; written last, it says that the run is in
     quarantine/site=S/run=R.parquet     what was refused or flagged, by rule and JSON path

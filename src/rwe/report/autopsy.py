@@ -90,7 +90,7 @@ def immortal_sentences(found: BiasAutopsy) -> tuple[str, ...]:
     days = count(round(found.immortal_days))
     first = (
         f"{who}. Before their start they had waited {days} days in all ({found.immortal_days / 365.25:.1f} "
-        "patient-years). Nobody who was going to start could die in these days: they are immortal."
+        "person-years). Nobody who was going to start could die in these days: they are immortal."
     )
     share = found.share_of_treated_days
     second = "The naive comparison counts every one of them as a day under treatment, survived."

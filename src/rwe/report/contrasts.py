@@ -67,14 +67,14 @@ def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
 
 
 def _arm(e: Estimate, strategy: str, evidence: Evidence) -> str:
-    """What the same analysis gave for one strategy; blank where the evidence does not hold it."""
+    """What the same analysis gave for one strategy; the evidence may not hold it."""
     wanted = _ARM_OF[e.estimand]
     for a in evidence.estimates:
         is_alone = a.contrast.reference is None and a.contrast.strategy == strategy
         is_same = a.analysis == e.analysis and a.site == e.site and a.parameters == e.parameters
         if a.estimand == wanted and is_alone and is_same:
             return _plain(a)
-    return ""
+    return "not given"
 
 
 def _plain(e: Estimate) -> str:
@@ -113,15 +113,14 @@ def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
     days = sorted({e.parameters.time_days or 0 for e in shares})
     told = [_incidence(day, shares, names) for day in days]
     adjusted = description(next(iter(ratios.values()), mine[0]), names)
+    said = ("event:", "landmark", "Efron ties")
     return CompetingRow(
         event=cause_name(first.cause or ""),
         landmark="" if first.landmark_day is None else f"day {first.landmark_day}",
         incidence=tuple(told),
         cause_specific=_ratio(ratios.get("cause_specific_hazard_ratio")),
         subdistribution=_ratio(ratios.get("subdistribution_hazard_ratio")),
-        adjusted="; ".join(
-            p for p in adjusted.split("; ") if not p.startswith(("event:", "landmark")) and "ties" not in p
-        ),
+        adjusted="; ".join(part for part in adjusted.split("; ") if not part.startswith(said)),
     )
 
 

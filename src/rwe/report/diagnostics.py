@@ -17,6 +17,7 @@ from rwe.report.formats import (
     NOT_ESTIMABLE,
     count,
     humanise,
+    inside,
     interval,
     measure,
     p_value,
@@ -267,14 +268,15 @@ def _misclassified(m: Misclassification) -> MisclassificationRow:
 def _detectable(found: Detectable, names: Names) -> str:
     return (
         f"With {count(found.events)} {names.events} and {percent(found.share_exposed)} of the follow-up "
-        f"after a start, a hazard ratio of {ratio(found.protective)} or lower, or of {ratio(found.harmful)} or "
-        f"higher, would be found with a power of {percent(found.power)}. A weaker effect can be missed."
+        f"after a start, the power is {percent(found.power)} to find a hazard ratio of "
+        f"{ratio(found.protective)} or lower, or of {ratio(found.harmful)} or higher. A weaker effect can be "
+        "missed."
     )
 
 
 def _subgroup(found: Subgroup, protocol: Protocol, names: Names) -> list[SubgroupRow]:
     asked = next((s.covariate for s in protocol.subgroups if s.name == found.name), None)
-    name = humanise(found.name).capitalize() + (f" ({names.covariate(asked)})" if asked else "")
+    name = humanise(found.name).capitalize() + (f": {inside(names.covariate(asked))}" if asked else "")
     return [
         SubgroupRow(
             name=name if i == 0 else "",

@@ -81,8 +81,33 @@ def _shorten(body: str) -> str:
     """Drop font families (the page has its own) and digits below a hundredth of a point in paths."""
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     body = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;\"]*", _font, body)
-    coordinate = re.compile(r"(\d+\.\d{2})\d+")
-    return re.sub(r' d="[^"]*"', lambda path: coordinate.sub(r"\1", path.group()), body)
+    return re.sub(r' d="([^"]*)"', _path, body)
+
+
+def _path(match: re.Match[str]) -> str:
+    shorter = re.sub(r"(\d+\.\d{2})\d+", r"\1", match.group(1))
+    return f' d="{_straight(shorter)}"'
+
+
+def _straight(path: str) -> str:
+    """Level and upright lines by one coordinate (H, V): curves are made of such steps."""
+    said: list[str] = []
+    at: tuple[str, str] | None = None
+    for command in path.strip().splitlines():
+        match command.split():
+            case ["L", x, y] if at is not None and at[1] == y:
+                said.append(f"H{x}")
+                at = (x, y)
+            case ["L", x, y] if at is not None and at[0] == x:
+                said.append(f"V{y}")
+                at = (x, y)
+            case ["M" | "L" as letter, x, y]:
+                said.append(f"{letter}{x} {y}")
+                at = (x, y)
+            case _:
+                said.append(command.strip())
+                at = None
+    return "\n".join(said)
 
 
 def _font(match: re.Match[str]) -> str:

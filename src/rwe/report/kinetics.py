@@ -14,10 +14,10 @@ from rwe.evidence.parts import CopiesTrace, Kinetics
 from rwe.report.figures import BLUE, INK, MUTED, ORANGE, WARNING_INK, inline_svg, new_figure, style
 from rwe.report.formats import count
 from rwe.report.names import Names
-from rwe.report.safety import copies, ever
+from rwe.report.safety import copies, ever, unit_words
 
 _WIDTH, _PLOT, _TOP, _BELOW = 760.0, 210.0, 40.0, 44.0
-_LEFT, _RIGHT, _BETWEEN = 62.0, 10.0, 18.0
+_LEFT, _RIGHT, _BETWEEN = 74.0, 10.0, 18.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def traces_svg(found: Kinetics, names: Names) -> str | None:
             colour = (BLUE, ORANGE)[i] if i < 2 else MUTED
             _draw_panel(axes, mine, shared, colour, f"{ever(arm, names)} (n = {count(len(mine))})")
             if i == 0:
-                axes.set_ylabel(found.unit, labelpad=4, parse_math=False)
+                axes.set_ylabel(unit_words(found.unit), labelpad=4, parse_math=False)
             else:
                 axes.set_yticklabels([])
         return inline_svg(
@@ -91,8 +91,9 @@ def _draw_panel(axes: Axes, traces: Sequence[CopiesTrace], shared: _Range, colou
     axes.tick_params(axis="y", which="minor", length=0)
     if shared.has_zero:
         axes.axhline(shared.floor, color=MUTED, linewidth=0.6, linestyle=":")
-        axes.text(shared.last_day, shared.floor * 1.12, "not detected", ha="right", va="bottom", fontsize=7.5,
-                  color=MUTED)  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(0.02 * shared.last_day, shared.floor * 1.12, "not detected", va="bottom", fontsize=7.5,
+                  color=MUTED, bbox=box)  # fmt: skip
     axes.grid(axis="y", color="#e4e8ed", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -132,7 +132,7 @@ def _kinetics(evidence: Evidence, names: Names) -> _KineticsShown | None:
     is_internal = evidence.audience == "internal"
     drawn = traces_svg(found, names) if is_internal else None
     return _KineticsShown(
-        unit=found.unit,
+        unit=safety.unit_words(found.unit),
         summary=safety.expansion(found, names),
         figure=Markup(drawn) if drawn else None,  # noqa: S704  (as above)
         cases=safety.case_series(found) if is_internal else [],

@@ -42,7 +42,10 @@ def rates(found: Safety, names: Names) -> list[RateRow]:
 
 
 def _rate(value: float | None) -> str:
-    return NOT_ESTIMABLE if value is None else f"{value:.1f}"
+    """Events per 100 years: a decimal, two where one would hide a rare event."""
+    if value is None:
+        return NOT_ESTIMABLE
+    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ def _expansion(s: ExpansionSummary, names: Names) -> ExpansionRow:
         if s.last_detectable_day_median is None
         else f"day {whole_days(s.last_detectable_day_median)}",
     )
+
+
+def unit_words(unit: str) -> str:
+    """A UCUM unit without the braces of its annotation: {copies}/ug is copies/ug."""
+    return unit.replace("{", "").replace("}", "")
 
 
 def copies(value: float | None) -> str:

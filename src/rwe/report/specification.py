@@ -143,10 +143,16 @@ def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
             f"{count(c.resumed_after_progression)} started before progression and continued or resumed after "
             "it: counted as started",
         ]
+    late = after_grace(evidence, protocol)
     if all(e.parameters.grace_days is None for e in evidence.estimates):
         emulation.append(
             "No estimate of this report applies the grace period: they compare started with not (yet) "
-            f"started. {after_grace(evidence, protocol)}"
+            f"started. {late}"
+        )
+    else:
+        emulation.append(
+            "Clone-censor-weight applies the grace period; the other analyses compare started with not (yet) "
+            f"started. {late}"
         )
     return Element(
         "Treatment strategies",
@@ -223,7 +229,8 @@ def _contrast(evidence: Evidence, protocol: Protocol) -> Element:
         kind = f" ({primary.effect_type} effect)" if primary.effect_type else ""
         day = primary.parameters.landmark_day
         when = "" if day is None else f", day {day}"
-        how = f"{ANALYSES[primary.analysis]}{when}, {adjustment(primary.parameters, names)}{kind}"
+        what = adjustment(primary.parameters, names, primary.analysis)
+        how = f"{ANALYSES[primary.analysis]}{when}, {what}{kind}"
     extra = list(status_sentences(primary, names)) if primary is not None else []
     if protocol.landmarks:
         extra.append("Landmarks: days " + listing([str(d) for d in protocol.landmarks]))

@@ -14,7 +14,7 @@ import numpy as np
 from rwe.survival.clone_plan import Arms, ClonePlan, WeightFits, grace_log_weight
 from rwe.survival.clone_weights import LARGEST
 from rwe.survival.clones import ArmClones
-from rwe.survival.cox import CoxFit, cox_data, fit_cox
+from rwe.survival.cox import CoxData, CoxFit, cox_data, fit_cox
 from rwe.survival.data import (
     BoolArray,
     FloatArray,
@@ -67,9 +67,9 @@ def weighted_rows(plan: ClonePlan, fits: WeightFits, arms: Arms) -> WeightedRows
     )
 
 
-def arm_cox(rows: WeightedRows, *, level: float = 0.95) -> CoxFit:
-    """The weighted Cox model of the arm alone, with the sandwich variance by patient (weights as known)."""
-    data = cox_data(
+def arm_cox_data(rows: WeightedRows) -> CoxData:
+    """The rows as the Cox model of the arm alone takes them."""
+    return cox_data(
         rows.arm[:, None].astype(np.float64),
         rows.stop,
         rows.event,
@@ -78,7 +78,11 @@ def arm_cox(rows: WeightedRows, *, level: float = 0.95) -> CoxFit:
         weights=rows.weight,
         cluster=rows.patient,
     )
-    return fit_cox(data, robust=True, level=level)
+
+
+def arm_cox(rows: WeightedRows, *, level: float = 0.95) -> CoxFit:
+    """The weighted Cox model of the arm alone, with the sandwich variance by patient (weights as known)."""
+    return fit_cox(arm_cox_data(rows), robust=True, level=level)
 
 
 _Rows = tuple[IntArray, IntArray, IntArray, BoolArray, FloatArray]

@@ -23,7 +23,7 @@ truncate_percentile, another grace period, `with_salvage(table)` with unless=Non
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -103,7 +103,8 @@ class CloneCensorWeight:
     """Result of `clone_censor_weight`. Pairs are (control, treated).
 
     The hazard ratio compares the arms over all follow-up; `robust_se` is its sandwich standard error on the
-    log scale with the weights taken as known. `draws` are the bootstrap's replicates, None without.
+    log scale with the weights taken as known. `draws` are the bootstrap's replicates, None without. `rows`
+    are the weighted rows behind the hazard ratio, None where there are too many.
     """
 
     grace_days: int
@@ -121,6 +122,7 @@ class CloneCensorWeight:
     method: str
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    rows: WeightedRows | None = field(default=None, repr=False, compare=False)
     effect_type: str = "marginal"
 
 
@@ -248,6 +250,7 @@ def _result(plan: ClonePlan, draws: Draws | None, level: float, *, n_band_days: 
         coefficients=_coefficients(plan, fits),
         positivity=positivity,
         draws=draws,
+        rows=rows,
         method=_method(plan),
         assumptions=(*ASSUMPTIONS, _LOSS_ASSUMED if plan.loss is None else _LOSS_WEIGHTED),
         warnings=(

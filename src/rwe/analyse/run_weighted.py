@@ -1,0 +1,157 @@
+"""Weighted comparisons beside clone-censor-weight: landmarks, sequential trials, a structural model."""
+
+from __future__ import annotations
+
+from rwe.analyse.run_emulation import weighted_points
+from rwe.analyse.tasks import Findings, Task, effect_estimate
+from rwe.evidence.contract import Curve
+from rwe.survival.aiptw import aiptw_survival
+from rwe.survival.data import CountingProcess
+from rwe.survival.msm import marginal_structural_cox
+from rwe.survival.propensity import landmark_weighted
+from rwe.survival.sequential import sequential_trials
+
+
+def _excuse(task: Task) -> str | None:
+    """The event that ends the strategy: progression, where the protocol says so and salvage is kept apart."""
+    excuses = task.protocol.strategies.treated.unless_progressed and task.analysis.salvage == "apart"
+    return "progression_day" if excuses else None
+
+
+def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Starting on a day against not starting on it, over all days of the grace period."""
+    found = sequential_trials(
+        task.table,
+        task.fixed,
+        task.time_varying,
+        unless=_excuse(task),
+        last_start_day=task.protocol.strategies.treated.grace_days,
+        stratify_by_site=task.by_site,
+        level=task.protocol.confidence_level,
+    )
+    findings.estimates.append(
+        effect_estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            found.hazard_ratio,
+            method=found.method,
+            warnings=found.warnings,
+            parameters=task.parameters(grace_days=task.protocol.strategies.treated.grace_days),
+            effect_type=found.effect_type,
+            n=found.n,
+        )
+    )
+
+
+def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """A Cox model weighted by the inverse probability of each patient's own history of starting."""
+    found = marginal_structural_cox(
+        task.table,
+        task.fixed,
+        task.time_varying,
+        unless=_excuse(task),
+        stratify_by_site=task.by_site,
+        truncate_percentile=task.analysis.truncate_percentile,
+        level=task.protocol.confidence_level,
+    )
+    findings.estimates.append(
+        effect_estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            found.hazard_ratio,
+            method=found.method,
+            warnings=found.warnings,
+            parameters=task.parameters(truncate_percentile=task.analysis.truncate_percentile),
+            effect_type=found.effect_type,
+            n=found.n,
+        )
+    )
+
+
+def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Started by the landmark against not, weighted by propensity; days count from the landmark."""
+    a, horizon = task.analysis, task.horizon
+    found = landmark_weighted(
+        task.table,
+        task.landmark or 0,
+        task.fixed,
+        task.time_varying,
+        kind=a.weights,
+        horizon_days=horizon,
+        times=task.protocol.horizons,
+        site_indicators=task.by_site,
+        replicates=a.replicates,
+        seed=task.protocol.seed,
+        level=task.protocol.confidence_level,
+        progress=task.progress,
+    )
+    control, treated = task.strategies()
+    options: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
+    ratio = effect_estimate(
+        task,
+        rows,
+        "hazard_ratio",
+        found.contrasts.hazard_ratio,
+        method=found.method,
+        warnings=found.warnings,
+        parameters=task.parameters(**options),
+        effect_type="marginal",
+    )
+    findings.estimates.append(ratio)
+    for at in found.contrasts.survival:
+        options["time_days"], options["time_origin_day"] = int(at.day), task.landmark
+        for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
+            findings.estimates.append(
+                effect_estimate(
+                    task,
+                    rows,
+                    "survival" if strategy else "survival_difference",
+                    effect,
+                    method=found.method,
+                    contrast=task.contrast(strategy),
+                    parameters=task.parameters(**options),
+                    effect_type=None if strategy else "marginal",
+                )
+            )
+    for strategy, curve in zip((control, treated), found.contrasts.curves, strict=True):
+        findings.curves.append(
+            Curve(
+                analysis=a.analysis,
+                strategy=strategy,
+                site=task.site,
+                is_biased=False,
+                parameters=task.parameters(weight_model=a.weights, time_origin_day=task.landmark),
+                points=weighted_points(curve),
+            )
+        )
+
+
+def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Survival after a landmark: right if the outcome model is, or those of treatment and censoring."""
+    control, treated = task.strategies()
+    found = aiptw_survival(
+        task.table,
+        task.landmark or 0,
+        task.fixed,
+        task.time_varying,
+        horizons=[task.horizon] if task.analysis.horizon_days else task.protocol.horizons,
+        level=task.protocol.confidence_level,
+    )
+    for at in found:
+        where = task.parameters(time_days=int(at.day), time_origin_day=task.landmark)
+        for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
+            findings.estimates.append(
+                effect_estimate(
+                    task,
+                    rows,
+                    "survival" if strategy else "survival_difference",
+                    effect,
+                    method=at.method,
+                    warnings=() if strategy else at.warnings,
+                    contrast=task.contrast(strategy),
+                    parameters=where,
+                    effect_type=None if strategy else "marginal",
+                )
+            )

@@ -1,0 +1,93 @@
+"""`rwe study check` explains every analysis, option and part that a protocol can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from rwe.study import AnalysisName, Protocol, load_study
+from rwe.study.analyses import OPTIONS
+from rwe.study.files import Codelist, Study
+from rwe.study_words import explain
+from tests.support import ROOT
+
+BUNDLED = load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml")
+
+
+def study_with(*analyses: dict[str, Any], **fields: Any) -> Study:
+    """The bundled study with other analyses; `fields` replace parts of its protocol."""
+    content = BUNDLED.protocol.model_dump(mode="json") | {"analyses": list(analyses)} | fields
+    protocol = Protocol.model_validate(content)
+    any_list: Codelist = BUNDLED.codelists["ldh"]
+    lists = {name: BUNDLED.codelists.get(name, any_list) for name in protocol.codelist_names()}
+    return Study(protocol=protocol, codelists=lists, path=Path("studies/x.yaml"))
+
+
+@pytest.mark.parametrize("kind", get_args(AnalysisName))
+def test_every_analysis_is_explained(kind: AnalysisName) -> None:
+    role = "contrast" if kind.startswith("naive_") else "sensitivity"
+    said = explain(study_with({"analysis": kind, "role": role}))["Analyses"][0]
+    assert said.startswith(f"{role}: ")
+    assert "_" not in said
+    assert ("at days 60, 90, 180" in said) is kind.startswith("landmark_")
+    assert ("up to day 730" in said) is (kind in OPTIONS["horizon_days"])
+    assert ("500 bootstrap replicates" in said) is (kind in OPTIONS["replicates"])
+
+
+def test_what_clone_censor_weight_was_asked_with_is_said() -> None:
+    asked = {
+        "analysis": "clone_censor_weight", "adjusted_for": ["age"], "stratify_by": ["site"], "grace_days": 90,
+        "compared_with": "never", "weight_model": "logistic", "weight_for_loss": True,
+        "truncate_percentile": 99, "replicates": 0, "horizon_days": 400, "salvage": "counts_as_start",
+    }  # fmt: skip
+    said = explain(study_with(asked))["Analyses"][0]
+    for words in (
+        "start by day 90 against never starting",
+        "weighted for age, with site in the weights",
+        "treated weights by a logistic model",
+        "weighted for loss to follow-up, too",
+        "weights cut at percentile 99",
+        "up to day 400",
+        "no bootstrap",
+        "a first start after progression counts, too",
+    ):
+        assert words in said, words
+
+
+def test_the_grace_period_is_said_to_be_unused_only_where_no_analysis_uses_it() -> None:
+    cox, emulated = {"analysis": "time_dependent_cox"}, {"analysis": "clone_censor_weight"}
+    notes = [" ".join(explain(study_with(*a))["Analyses"]) for a in ((cox,), (cox, emulated), (emulated,))]
+    assert "no analysis applies the grace period" in notes[0]
+    assert "only clone_censor_weight applies the grace period" in notes[1]
+    assert "applies the grace period" not in notes[2]
+
+
+def test_another_outcome_and_the_kind_of_weights_are_said() -> None:
+    progression_free = {"analysis": "time_dependent_cox", "endpoint": "progression_free_survival"}
+    weighted = {"analysis": "landmark_weighting", "weights": "iptw"}
+    said = explain(study_with(progression_free, weighted))["Analyses"]
+    assert "of progression-free survival (death or progression, whichever is first)" in said[0]
+    assert "inverse probability of treatment" in said[1]
+
+
+def test_toxicities_kinetics_subgroups_and_reviews_have_their_headings() -> None:
+    parts: dict[str, Any] = {
+        "toxicities": [
+            {"name": "low_neutrophils", "adverse_event": "neutropenia", "codelist": "neutrophils"}
+        ],
+        "cart_copies": {"codelist": "copies", "unit": "{copies}/ug"},
+        "subgroups": [{"name": "older", "covariate": "age", "cut": 65}],
+        "chart_review": {"starts": {"confirmed": 46, "reviewed": 50}},
+    }
+    said = explain(study_with({"analysis": "mantel_byar"}, **parts))
+    assert said["Toxicities"][0].startswith(
+        "low_neutrophils: neutropenia, graded day by day from neutrophils ("
+    )
+    assert "in {copies}/ug (another unit is missing)" in said["Kinetics"][0]
+    assert said["Subgroups"] == ["older: age below 65, and 65 and above; with a test of interaction."]
+    assert said["Chart review"][0] == "Of 50 recorded starts, 46 confirmed."
+    assert len(said["Chart review"]) == 2
+    bare = explain(study_with({"analysis": "mantel_byar"}))
+    assert not {"Toxicities", "Kinetics", "Subgroups", "Chart review"} & set(bare)
