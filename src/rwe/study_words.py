@@ -277,20 +277,8 @@ def _options(a: Analysis, protocol: Protocol) -> Iterable[str]:
 
 def _caveats(study: Study) -> list[str]:
     """What an author should know before defending this protocol."""
-    p, words = study.protocol, []
-    treated = p.strategies.treated
-    graced = [a for a in p.analyses if a.analysis in OPTIONS["grace_days"]]
-    if not graced:
-        words.append(
-            "Note: no analysis applies the grace period: they compare started with not (yet) started, and "
-            f"in a time-dependent one a start after day {treated.grace_days} counts as {treated.label} from "
-            "then on."
-        )
-    elif len(graced) < len(p.analyses):
-        words.append(
-            "Note: only clone_censor_weight applies the grace period; the others compare started with not "
-            "(yet) started, whenever the start was."
-        )
+    p, words = study.protocol, list[str]()
+    words += _grace(p)
     if any(a.analysis.startswith("time_dependent_") and _follows_status(study, a) for a in p.analyses):
         words.append(f"Note: {STATUS_ADJUSTED}")
     if any(a.analysis.startswith("landmark_") and _follows_status(study, a) for a in p.analyses):
@@ -306,6 +294,21 @@ def _caveats(study: Study) -> list[str]:
     if "request" in p.exposure.tiers:
         words.append("Note: orders count as exposure; an order does not show that the drug was taken.")
     return words
+
+
+def _grace(p: Protocol) -> list[str]:
+    """Which analyses apply the grace period, and what a start after it is in the others."""
+    treated = p.strategies.treated
+    graced = {a.analysis for a in p.analyses if a.analysis in {"sequential_trials", *OPTIONS["grace_days"]}}
+    if all(a.analysis in graced for a in p.analyses):
+        return []
+    who = f"only {' and '.join(sorted(graced))}" if graced else "no analysis"
+    verb = "apply" if len(graced) > 1 else "applies"
+    others = "the others" if graced else "they"
+    return [
+        f"Note: {who} {verb} the grace period: {others} compare started with not (yet) started, and in a "
+        f"time-dependent one a start after day {treated.grace_days} counts as {treated.label} from then on."
+    ]
 
 
 def _follows_status(study: Study, a: Analysis) -> bool:

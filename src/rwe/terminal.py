@@ -130,6 +130,7 @@ def describe(estimate: Estimate) -> str:
     if names:
         verb = "weighted" if estimate.analysis in _WEIGHTED else "adjusted"
         notes.append(f"{verb} for {', '.join(names)}" if len(names) < 4 else verb)
+    notes += [p.weight_model] if estimate.analysis == "landmark_weighting" and p.weight_model else []
     notes += ["against never"] if p.compared_with == "never" else []
     notes += ["weighted for loss"] if p.weight_for_loss else []
     notes += [] if p.truncate_percentile is None else [f"cut at {p.truncate_percentile:g} %"]

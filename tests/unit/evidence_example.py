@@ -350,7 +350,7 @@ def curves() -> list[Curve]:
 
 
 def followed(strategy: str, rate: float, compared_with: str) -> Curve:
-    """A clone-censor-weight curve: no intervals, weighted numbers at risk."""
+    """A clone-censor-weight curve: no intervals; numbers at risk count copies."""
     rules = Parameters.model_validate(
         {"grace_days": 180, "weight_model": "cox", "compared_with": compared_with, "time_origin_day": 0}
     )

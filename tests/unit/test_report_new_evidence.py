@@ -141,6 +141,23 @@ def test_two_analyses_with_the_same_rules_are_two_figures_of_different_names() -
     assert not found[0].has_bands
 
 
+def test_curves_of_weighted_landmarks_restart_their_clock_and_name_their_weights() -> None:
+    rules = Parameters(landmark_day=90, time_origin_day=90, weight_model="iptw", adjusted_for=["age"])
+    drawn = [
+        example.curve("landmark_weighting", arm, 0.001, 50, parameters=rules) for arm in (CONTROL, TREATED)
+    ]
+    document = evidence(curves=drawn)
+    shown = curves.curve_sets(document, NAMES)[0]
+    assert shown.title == "Landmark weighting, day 90, inverse-probability weights"
+    assert shown.axis_label == "Months since day 90"
+    assert "Number at risk (copies" not in texts(curves.curves_svg(shown, NAMES))
+    copies = curves.curve_sets(evidence(curves=[example.followed(TREATED, 0.001, "never")]), NAMES)[0]
+    assert "Number at risk (copies, not weighted)" in texts(curves.curves_svg(copies, NAMES))
+    page = plain(render_report(document))
+    assert "Weighted: groups alike in the covariates" in page
+    assert "had everybody followed the strategy" not in page
+
+
 def test_a_primary_emulation_is_answered_by_its_strategies() -> None:
     rules = Parameters(adjusted_for=["age", "responding"], grace_days=180, compared_with="no_start_by_grace")
     primary = estimate(
@@ -444,4 +461,7 @@ def test_groups_of_every_analysis_are_named() -> None:
     assert said["clone_censor_weight"] == "Drug: never start"
     assert said["landmark_aiptw"] == "Drug: not started by day 60"
     assert said["naive_rmst"] == "Drug: never started"
+    emulated = estimate(analysis="clone_censor_weight", effect_type="marginal", parameters=at)
+    rows = estimates.estimates(evidence(estimates=[emulated]), NAMES).kinds[0].rows
+    assert rows[0].quantity == "Hazard ratio, marginal: start by day 90 against never start"
     assert said["sequential_trials"] == "Drug: not (yet) started"

@@ -221,7 +221,7 @@ def _build_anew(workspace: Workspace, studies: Sequence[Study], progress: Progre
 
 
 def _forget_bundles(workspace: Workspace) -> None:
-    """The rows of earlier analyses hold the patient, if without an id: they are made again by the next one."""
+    """The rows of earlier analyses hold the patient, if without an id; the next one makes them again."""
     for folder in workspace.evidence.glob("*/*/reproduce"):
         shutil.rmtree(folder)
 

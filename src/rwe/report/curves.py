@@ -27,7 +27,7 @@ from rwe.report.figures import (
     style,
 )
 from rwe.report.formats import DAYS_PER_MONTH, count, interval, percent
-from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, Names
+from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, WEIGHTED, Names
 from rwe.report.words import strategy_rules
 
 _DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
@@ -39,7 +39,7 @@ _COLUMNS_DRAWN = 300
 class CurveSet:
     """The curves of one analysis at one place: one figure.
 
-    `is_weighted`: of copies that follow a strategy.
+    `is_weighted`: survival is of weighted patients; the numbers at risk count them unweighted.
     """
 
     figure_id: str
@@ -54,6 +54,11 @@ class CurveSet:
     def has_bands(self) -> bool:
         """Whether any point has an interval."""
         return any(p.ci_low is not None or p.ci_high is not None for c in self.curves for p in c.points)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether the curves are of copies that follow a strategy from day 0."""
+        return groups_of(self.curves[0].analysis) == "follows_strategy"
 
     @property
     def is_progression_free(self) -> bool:
@@ -101,7 +106,7 @@ def _told_apart(found: list[CurveSet]) -> list[CurveSet]:
     return shown
 
 
-_ORDER = ("simon_makuch", "clone_censor_weight", "landmark_kaplan_meier", "naive_kaplan_meier")
+_ORDER = ("simon_makuch", "clone_censor_weight", "landmark_weighting", "landmark_kaplan_meier")
 
 
 def _rank(group: list[Curve]) -> tuple[bool, bool, int]:
@@ -114,7 +119,7 @@ def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
     first = group[0]
     landmark = first.parameters.landmark_day
     arms = names.strategy_order([c.strategy for c in group])
-    restarts = landmark is not None and first.analysis == "landmark_kaplan_meier"
+    restarts = landmark is not None and first.analysis.startswith("landmark_")
     is_whole = first.analysis in {"simon_makuch", "clone_censor_weight"}
     return CurveSet(
         figure_id=f"curves{number}",
@@ -123,7 +128,7 @@ def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
         is_wide=first.site is None and is_whole,
         axis_label=f"Months since day {landmark}" if restarts else "Months since time zero (day 0)",
         curves=tuple(sorted(group, key=lambda c: arms.index(c.strategy))),
-        is_weighted=groups_of(first.analysis) == "follows_strategy",
+        is_weighted=first.analysis in WEIGHTED,
     )
 
 
@@ -318,7 +323,7 @@ def _draw_risk_table(figure: Figure, axes: Axes, shown: CurveSet, names: Names) 
     axes.axis("off")
     left_edge = -axes.get_position().x0 / axes.get_position().width + 0.008
     place = axes.get_yaxis_transform()
-    head = "Number at risk, weighted" if shown.is_weighted else "Number at risk"
+    head = "Number at risk (copies, not weighted)" if shown.is_emulated else "Number at risk"
     axes.text(left_edge, 7, head, transform=place, va="center", color=INK, fontweight="bold")
     for i, c in enumerate(shown.curves):
         y = 21.0 + 27.0 * i

@@ -210,6 +210,9 @@ def _quantity(e: Estimate, names: Names) -> str:
     is_plain = (strategy, reference) == (names.treated, names.control)
     if is_plain and e.contrast.groups != "follows_strategy":
         return what
+    if is_plain:
+        rules = (names.rule(s, e.contrast, e.parameters) for s in (names.treated, names.control))
+        return f"{what}: {' against '.join(rules)}"
     against = f" against {names.group(reference, e.contrast, e.parameters)}" if reference else ""
     return f"{what}: {names.group(strategy, e.contrast, e.parameters)}{against}"
 

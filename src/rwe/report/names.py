@@ -112,22 +112,29 @@ class Names:
         """
         if strategy not in (self.treated, self.control):
             return humanise(strategy)
+        label = self.strategies.get(self.treated, humanise(self.treated))
+        return f"{label}: {self.rule(strategy, contrast, parameters)}"
+
+    def rule(
+        self, strategy: str, contrast: Contrast | None = None, parameters: Parameters | None = None
+    ) -> str:
+        """What makes a patient (or a copy) count for the treated strategy or the control."""
         is_treated = strategy == self.treated
-        groups = contrast.groups if contrast else "started_so_far"
         landmark = parameters.landmark_day if parameters else None
-        if groups == "ever_started":
-            how = "ever started" if is_treated else "never started"
-        elif groups == "started_by_landmark":
-            by = "the landmark" if landmark is None else f"day {landmark}"
-            how = f"started by {by}" if is_treated else f"not started by {by}"
-        elif groups == "follows_strategy":
-            grace = parameters.grace_days if parameters else None
-            by = "the end of grace" if grace is None else f"day {grace}"
-            is_never = parameters is not None and parameters.compared_with == "never"
-            how = f"start by {by}" if is_treated else "never start" if is_never else f"no start by {by}"
-        else:
-            how = "started" if is_treated else "not (yet) started"
-        return f"{self.strategies.get(self.treated, humanise(self.treated))}: {how}"
+        match contrast.groups if contrast else "started_so_far":
+            case "ever_started":
+                return "ever started" if is_treated else "never started"
+            case "started_by_landmark":
+                by = "the landmark" if landmark is None else f"day {landmark}"
+                return f"started by {by}" if is_treated else f"not started by {by}"
+            case "follows_strategy":
+                grace = parameters.grace_days if parameters else None
+                by = "the end of grace" if grace is None else f"day {grace}"
+                is_never = parameters is not None and parameters.compared_with == "never"
+                against = "never start" if is_never else f"no start by {by}"
+                return f"start by {by}" if is_treated else against
+            case _:
+                return "started" if is_treated else "not (yet) started"
 
     def covariate(self, name: str) -> str:
         return self.covariates.get(name, humanise(name))

@@ -89,6 +89,7 @@ def render_report(evidence: Evidence) -> str:
             specification=specification(evidence, protocol),
             codelists=tables.codelists(evidence),
             estimates=estimates(evidence, names),
+            has_copies=any(e.contrast.groups == "follows_strategy" for e in evidence.estimates),
             coefficients=coefficients(evidence, names),
             resource_types=tables.resource_types(evidence),
             not_shown=tables.sections_not_shown(evidence),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rwe.evidence.contract import Contrast
 from rwe.evidence.parts import CaseReport, ExpansionSummary, Kinetics, Safety
 from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, whole_days
 from rwe.report.names import Names
@@ -66,10 +67,8 @@ def expansion(found: Kinetics, names: Names) -> list[ExpansionRow]:
 
 def ever(strategy: str, names: Names) -> str:
     """The strategies of the kinetics are by ever started."""
-    is_known = strategy in (names.treated, names.control)
-    label = names.strategies.get(names.treated, humanise(names.treated))
-    how = "ever started" if strategy == names.treated else "never started"
-    return f"{label}: {how}" if is_known else humanise(strategy)
+    looks_ahead = Contrast(strategy=names.treated, reference=names.control, groups="ever_started")
+    return names.group(strategy, looks_ahead)
 
 
 def _expansion(s: ExpansionSummary, names: Names) -> ExpansionRow:

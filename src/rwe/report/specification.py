@@ -144,15 +144,16 @@ def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
             "it: counted as started",
         ]
     late = after_grace(evidence, protocol)
-    if all(e.parameters.grace_days is None for e in evidence.estimates):
+    graced = [ANALYSES[e.analysis] for e in evidence.estimates if e.parameters.grace_days is not None]
+    if not graced:
         emulation.append(
             "No estimate of this report applies the grace period: they compare started with not (yet) "
             f"started. {late}"
         )
     else:
         emulation.append(
-            "Clone-censor-weight applies the grace period; the other analyses compare started with not (yet) "
-            f"started. {late}"
+            f"The grace period is applied in: {listing(sorted(set(graced)))}. The other analyses compare "
+            f"started with not (yet) started. {late}"
         )
     return Element(
         "Treatment strategies",

@@ -28,6 +28,12 @@ from rwe.report.names import (
 from rwe.study import Protocol
 from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
 
+_WEIGHT_MODELS = {
+    "cox": "weights by a Cox model",
+    "logistic": "weights by a logistic model",
+    "overlap": "overlap weights",
+    "iptw": "inverse-probability weights",
+}
 MOST_NAMED = 3
 """Beside the primary estimate, more covariates than this are counted instead of named."""
 
@@ -161,9 +167,8 @@ def strategy_rules(p: Parameters) -> list[str]:
     """The grace period, the control strategy, the weights and what else changes who counts as treated."""
     parts = [] if p.grace_days is None else [f"grace {p.grace_days} days"]
     parts += ["against never starting"] if p.compared_with == "never" else []
-    models = {"cox": "weights by a Cox model", "logistic": "weights by a logistic model"}
     if p.weight_model is not None:
-        parts.append(models.get(p.weight_model, f"weights: {humanise(p.weight_model)}"))
+        parts.append(_WEIGHT_MODELS.get(p.weight_model, f"weights: {humanise(p.weight_model)}"))
     parts += ["also weighted for loss to follow-up"] if p.weight_for_loss else []
     if p.truncate_percentile is not None:
         parts.append(f"weights cut at percentile {p.truncate_percentile:g}")
