@@ -130,7 +130,7 @@ def rows(workspace: Workspace, study: Study) -> Rows:
                 parent = _PARENTS[table]
                 ids = f"select {parent}_id from staging.{parent} where patient_id in ({_COHORT})"
                 query += f" where {parent}_id in ({ids})"
-            elif table == "medication_code":
+            elif table in {"medication_code", "medication_text"}:
                 ids = f"select event_id from staging.medication_event where patient_id in ({_COHORT})"
                 query += f" where event_id in ({ids})"
             found[f"{schema}.{table}"] = db.execute(f"{query} order by all").fetchall()
