@@ -212,4 +212,5 @@ def _same_estimand(e: Estimate, primary: Estimate) -> bool:
         and bool(own.adjusted_for)
         and own.adjusted_for == asked.adjusted_for
         and own.status_after_start == asked.status_after_start
+        and (own.salvage, own.endpoint) == (asked.salvage, asked.endpoint)
     )

@@ -219,7 +219,7 @@ ADJUSTED = ["age", "ecog", "log_ldh", "responding", "progressed"]
             {"hazard_ratio"},
         ),
         ({"analysis": "sequential_trials"}, {"hazard_ratio"}),
-        ({"analysis": "marginal_structural_model"}, {"hazard_ratio"}),
+        ({"analysis": "marginal_structural_model", "salvage": "counts_as_start"}, {"hazard_ratio"}),
         ({"analysis": "landmark_weighting", "replicates": 20}, {"hazard_ratio", "survival_difference"}),
         ({"analysis": "landmark_weighting", "weights": "iptw", "replicates": 0}, {"hazard_ratio"}),
         ({"analysis": "landmark_aiptw"}, {"survival", "survival_difference"}),
@@ -255,6 +255,13 @@ def test_weights_that_are_worth_a_handful_of_patients_are_refused() -> None:
     )
     (refusal,) = found.refused
     assert "patients" in refusal.reason or "started" in refusal.reason
+
+
+def test_a_structural_model_is_refused_where_progression_ends_the_strategy() -> None:
+    """Nobody who progressed could start: such weights leave the ratio as confounded as without them."""
+    asked = {"analysis": "marginal_structural_model", "adjusted_for": ADJUSTED}
+    (refusal,) = run(registry(), asked, **WITH_STATUS).refused
+    assert "ends at progression" in refusal.reason
 
 
 def test_an_option_of_another_analysis_is_refused() -> None:

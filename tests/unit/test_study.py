@@ -104,7 +104,7 @@ def test_an_analysis_adjusts_only_for_covariates_of_the_study(folder: Path) -> N
 
 
 def test_unless_progressed_needs_a_way_to_see_progression(folder: Path) -> None:
-    assert "disease_status" in mistake(change(folder, disease_status=None, covariates=[], analyses=[
+    assert "disease_status" in mistake(change(folder, disease_status=None, covariates=[], subgroups=[], analyses=[
         {"analysis": "time_dependent_cox"}]))  # fmt: skip
 
 

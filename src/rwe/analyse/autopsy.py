@@ -75,13 +75,15 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
         statuses = protocol.statuses()
         fixed = [n for n in model.adjusted_for if n not in statuses]
         varying = [n for n in model.adjusted_for if n in statuses]
+        named = {c.name: c.label for c in protocol.covariates}
+        labels = [named.get(n, n) for n in model.adjusted_for]
         stages.append(
             _Stage(
                 "adjusted",
                 "Adjusted",
                 "bias_removed",
-                "Patients who differ in what decides a start are compared with their like: confounding by "
-                f"{', '.join(model.adjusted_for)} is gone. The ratio is now conditional on these.",
+                "Patients are compared with their like: confounding by "
+                f"{', '.join(labels)} is taken into account. The ratio is now conditional on these.",
                 lambda: exposure_split(table, fixed, varying),
                 by_site="site" in model.stratify_by,
             )

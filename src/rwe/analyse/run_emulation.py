@@ -127,20 +127,22 @@ def _curves(task: Task, found: CloneCensorWeight) -> Iterable[Curve]:
                 grace_days=found.grace_days,
                 compared_with=task.analysis.compared_with,
                 weight_model=task.analysis.weight_model,
+                weight_for_loss=task.analysis.weight_for_loss,
+                truncate_percentile=task.analysis.truncate_percentile,
                 time_origin_day=0,
             ),
-            points=weighted_points(curve),
+            points=weighted_points(curve, found.n),
         )
 
 
-def weighted_points(curve: WeightedCurve) -> list[CurvePoint]:
-    """Weighted survival with the patients behind it. Limits stand with the survival on single days."""
+def weighted_points(curve: WeightedCurve, n: int) -> list[CurvePoint]:
+    """Weighted survival with the patients behind it, `n` at first. Limits stand with single days."""
     start = CurvePoint(
         time_days=0.0,
         survival=1.0,
         ci_low=None,
         ci_high=None,
-        at_risk=int(curve.n_at_risk[0]) if len(curve.n_at_risk) else 0,
+        at_risk=n,
         events=0,
     )
     columns = zip(curve.time, curve.survival, curve.n_at_risk, curve.n_events, strict=True)

@@ -6,7 +6,7 @@ from rwe.analyse.run_emulation import weighted_points
 from rwe.analyse.tasks import Findings, Task, effect_estimate
 from rwe.evidence.contract import Curve
 from rwe.survival.aiptw import aiptw_survival
-from rwe.survival.data import CountingProcess
+from rwe.survival.data import CountingProcess, NotEstimableError
 from rwe.survival.msm import marginal_structural_cox
 from rwe.survival.propensity import landmark_weighted
 from rwe.survival.sequential import sequential_trials
@@ -40,17 +40,30 @@ def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings)
             parameters=task.parameters(grace_days=task.protocol.strategies.treated.grace_days),
             effect_type=found.effect_type,
             n=found.n,
+            events=found.events,
+            n_by_strategy={},
+            events_by_strategy={},
         )
     )
 
 
 def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: Findings) -> None:
-    """A Cox model weighted by the inverse probability of each patient's own history of starting."""
+    """A Cox model weighted by the inverse probability of each patient's own history of starting.
+
+    Raises NotEstimableError where the strategy ends at progression: whoever progressed can then not start by
+    it, so exposed and not exposed cannot be made alike by weights, and the ratio would be as confounded as
+    without them.
+    """
+    if _excuse(task):
+        raise NotEstimableError(
+            "the strategy ends at progression, so whoever progressed could not start: a structural model of "
+            "starting needs that everybody could",
+            advice="use clone_censor_weight, or salvage: counts_as_start",
+        )
     found = marginal_structural_cox(
         task.table,
         task.fixed,
         task.time_varying,
-        unless=_excuse(task),
         stratify_by_site=task.by_site,
         truncate_percentile=task.analysis.truncate_percentile,
         level=task.protocol.confidence_level,
@@ -115,7 +128,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
                     effect_type=None if strategy else "marginal",
                 )
             )
-    for strategy, curve in zip((control, treated), found.contrasts.curves, strict=True):
+    for strategy, curve, n in zip((control, treated), found.contrasts.curves, found.n, strict=True):
         findings.curves.append(
             Curve(
                 analysis=a.analysis,
@@ -123,7 +136,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
                 site=task.site,
                 is_biased=False,
                 parameters=task.parameters(weight_model=a.weights, time_origin_day=task.landmark),
-                points=weighted_points(curve),
+                points=weighted_points(curve, n),
             )
         )
 
