@@ -278,11 +278,14 @@ class Night:
     def _ours(self, resource_type: str, question: _Question) -> dict[str, Resource]:
         """What is known and answers the question: of its patients, with its codes."""
         patients, codes = {*question.whole, *question.rest}, frozenset(question.codes)
-        return {
-            i: r
-            for i, r in self._memory.known.of(resource_type).items()
-            if r.patient in patients and (not codes or r.codes & codes)
-        }
+        known = self._memory.known.of(resource_type)
+
+        def is_ours(r: Resource) -> bool:
+            return r.patient in patients and (not codes or bool(r.codes & codes))
+
+        if all(map(is_ours, known.values())):
+            return known  # the usual case; a copy would cost as much memory again
+        return {i: r for i, r in known.items() if is_ours(r)}
 
     def _find_deleted(
         self,
@@ -309,11 +312,16 @@ class Night:
         listed: set[str] = set()
         for portion in codes if to_list else ():
             listed |= self._harvest.list_ids(resource_type, to_list, codes=portion)
-        if listed - self._landed(resource_type) - known.keys():
+        landed = self._landed(resource_type)
+        if any(i not in landed and i not in known for i in listed):
             self._harvest.warn(f"{resource_type}: the server lists what is not known; read again")
             self._pull_portions(resource_type, to_list, codes, None)
-        here = self._landed(resource_type) | listed | buried
-        suspects = sorted(i for i, r in known.items() if r.patient in compared and i not in here)
+        landed = self._landed(resource_type)
+        suspects = sorted(
+            i
+            for i, r in known.items()
+            if r.patient in compared and i not in landed and i not in listed and i not in buried
+        )
         return self._confirm(resource_type, suspects, question) and (is_due or not question.rest)
 
     def _bury_what_history_tells(
