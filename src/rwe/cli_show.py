@@ -178,7 +178,6 @@ def blind(found: BlindDiagnostics) -> None:
     """Print what may be seen before the lock: who the patients are, balance, weights, power."""
     by = ", ".join(f"{n} {name}" for name, n in found.n_by_strategy.items())
     terminal.say(terminal.out, f"{counted(found.n, 'patient')} ({by}), {found.events} events together")
-    terminal.say(terminal.out, f"Started within grace: {found.started_within_grace}")
     if found.median_follow_up_days is not None:
         terminal.say(terminal.out, f"Median follow-up {found.median_follow_up_days:.0f} days")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -192,7 +191,7 @@ def blind(found: BlindDiagnostics) -> None:
     for arm in found.weights:
         terminal.say(
             terminal.out,
-            f"Weights of {arm.strategy}: {arm.patients} patients are worth {arm.effective:.0f}, largest "
+            f"Weights of {arm.strategy}: worth {arm.effective:.0f} patients, largest "
             + ("-" if arm.maximum is None else f"{arm.maximum:.1f}"),
         )
     empty = [c for c in found.positivity if not c.started or not c.not_started]

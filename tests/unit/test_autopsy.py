@@ -13,7 +13,7 @@ from rwe.study import Analysis, Protocol
 from rwe.study.lock import LockEntry, ProtocolLock
 from rwe.survival.data import CohortTable, no_changes
 from tests.support import shared
-from tests.unit.test_plan import eight, nobody_starts, protocol_with
+from tests.unit.test_plan import ADJUSTED, WITH_STATUS, eight, nobody_starts, protocol_with, registry
 
 
 def heart() -> CohortTable:
@@ -77,3 +77,11 @@ def locked_with(protocol: Protocol, changed: tuple[str, ...]) -> ProtocolLock:
         content={"protocol": protocol.model_dump(mode="json")},
     )
     return replace(ProtocolLock("changed"), entries=(entry,), changed=changed)
+
+
+def test_a_ratio_adjusted_for_status_after_the_start_answers_another_question() -> None:
+    """What the treatment does through the status is taken out: no bias, but another estimand."""
+    asked = {"analysis": "time_dependent_cox", "adjusted_for": ADJUSTED}
+    found = bias_autopsy(protocol_with(asked, **WITH_STATUS), registry(), [])
+    assert found.steps[-1].change == "estimand_changed"
+    assert "through it" in found.steps[-1].words

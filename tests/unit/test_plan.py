@@ -269,3 +269,43 @@ def test_an_option_of_another_analysis_is_refused() -> None:
         protocol_with({"analysis": "landmark_cox", "grace_days": 90})
     with pytest.raises(ValidationError, match="salvage is not maintenance"):
         protocol_with({"analysis": "time_dependent_cox", "role": "primary", "salvage": "counts_as_start"})
+
+
+def test_who_starts_after_a_landmark_is_counted_beside_its_contrast() -> None:
+    cohort = table(
+        [("a", 90, True, 10.0), ("b", 80, True, 40.0), ("c", 70, True, NEVER), ("d", 25, True, NEVER)]
+    )
+    found = one(cohort, "landmark_cox", landmarks=[30])
+    assert any(w.startswith("1 of the 2 who had not started by day 30 start later") for w in found.warnings)
+
+
+def test_an_analysis_that_adjusts_for_less_than_the_primary_says_so() -> None:
+    primary = {"analysis": "time_dependent_cox", "role": "primary", "adjusted_for": ADJUSTED}
+    less = {"analysis": "landmark_firth", "adjusted_for": ["age", "ecog"]}
+    found = run(registry(), primary, less, **WITH_STATUS).estimates[1]
+    assert "Not adjusted for log_ldh, responding, progressed, as the primary analysis is" in " ".join(
+        found.warnings
+    )
+
+
+def test_landmark_weights_leave_out_who_could_not_choose() -> None:
+    cohort = registry()
+    asked = {"analysis": "landmark_weighting", "adjusted_for": ADJUSTED, "replicates": 0}
+    (found,) = [e for e in run(cohort, asked, **WITH_STATUS).estimates if e.estimand == "hazard_ratio"]
+    patients = cohort.patients
+    at_risk = patients[(patients["time_days"] > 180) & ~(patients["progression_day"] <= 180)]
+    assert found.n == len(at_risk)
+    assert any("had progressed could not start" in w for w in found.warnings)
+
+
+def test_a_primary_landmark_has_one_day() -> None:
+    with pytest.raises(ValidationError, match="exactly one day"):
+        protocol_with({"analysis": "landmark_firth", "role": "primary"}, landmarks=[30, 60])
+
+
+def test_an_incidence_is_not_called_adjusted() -> None:
+    asked = {"analysis": "landmark_competing_risks", "adjusted_for": ADJUSTED[:3]}
+    found = run(registry(), asked, **WITH_STATUS).estimates
+    incidences = [e for e in found if e.estimand == "cumulative_incidence"]
+    assert incidences
+    assert all(e.parameters.adjusted_for == [] and CONFOUNDED in e.warnings for e in incidences)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from rwe.survival.data import NotEstimableError, SurvivalDataError
+from rwe.survival.data import NotEstimableError, SurvivalDataError, exposure_split
 from rwe.survival.logrank import logrank
-from rwe.survival.power import events_needed, minimum_detectable_effect
+from rwe.survival.power import events_needed, minimum_detectable_effect, share_at_deaths
+from tests.unit.test_survival_data import NEVER, table
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,12 @@ def test_refusals_have_a_sentence():
         minimum_detectable_effect(10, 0.5, power=1.0)
     with pytest.raises(SurvivalDataError, match="not 1"):
         events_needed(1.0, 0.5)
+
+
+def test_the_share_exposed_is_that_of_the_risk_sets_at_deaths() -> None:
+    """Three deaths with 0 of 4, 1 of 3 and 1 of 2 at risk exposed: the mean of p (1 - p) is 17/108."""
+    cohort = table(
+        [("a", 10, True, NEVER), ("b", 30, True, NEVER), ("c", 50, True, 20.0), ("d", 60, False, NEVER)]
+    )
+    share = share_at_deaths(exposure_split(cohort))
+    assert share * (1 - share) == pytest.approx((0 + 2 / 9 + 1 / 4) / 3)

@@ -18,6 +18,11 @@ _Step = Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", 
 _Change = Literal["naive", "bias_removed", "estimand_changed"]
 
 
+_MEDIATED = (
+    " Disease status after the start is among them: what the treatment does through it is not in here."
+)
+
+
 @dataclass(frozen=True)
 class _Stage:
     step: _Step
@@ -81,9 +86,10 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
             _Stage(
                 "adjusted",
                 "Adjusted",
-                "bias_removed",
+                "estimand_changed" if varying else "bias_removed",
                 "Patients are compared with their like: confounding by "
-                f"{', '.join(labels)} is taken into account. The ratio is now conditional on these.",
+                f"{', '.join(labels)} is taken into account. The ratio is now conditional on these."
+                + (_MEDIATED if varying else ""),
                 lambda: exposure_split(table, fixed, varying),
                 by_site="site" in model.stratify_by,
             )

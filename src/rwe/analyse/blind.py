@@ -12,13 +12,13 @@ from pathlib import Path
 from rwe.analyse.describe import baseline_table, describe_lock
 from rwe.analyse.diagnose import arm_weights, detectable_effect
 from rwe.analyse.read import StudyTables
+from rwe.analyse.run_emulation import emulated
 from rwe.analyse.tasks import Task
 from rwe.errors import RweError
 from rwe.evidence.blind import BlindDiagnostics, write_blind
 from rwe.evidence.parts import ArmWeights, Detectable, PositivityCell
 from rwe.study import Analysis, Study
 from rwe.study.lock import read_lock
-from rwe.survival.emulation import clone_censor_weight
 from rwe.survival.kaplan_meier import median_follow_up
 
 
@@ -32,7 +32,7 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
     weights, positivity = _weights(study, tables, notes)
     detectable: Detectable | None = None
     try:
-        detectable = detectable_effect(cohort)
+        detectable = detectable_effect(cohort, blind=True)
     except RweError as e:
         notes.append(str(e))
     return BlindDiagnostics(
@@ -46,7 +46,6 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
         n=len(s),
         events=int(s["is_event"].sum()),
         n_by_strategy={treated.name: int(started.sum()), control.name: int((~started).sum())},
-        started_within_grace=int((s["start_day"] <= treated.grace_days).sum()),
         started_after_progression=int((s["salvage_start_day"].notna() & ~started).sum()),
         median_follow_up_days=median_follow_up(cohort).estimate,
         baseline=baseline_table(study, tables),
@@ -62,34 +61,30 @@ def _weights(
 ) -> tuple[list[ArmWeights], list[PositivityCell]]:
     """Weights and strata of clone-censor-weight, as the protocol adjusts; they rest on starts alone."""
     p = study.protocol
-    adjusted = [a for a in p.analyses if a.adjusted_for]
+    adjusted = [a for a in p.analyses if a.adjusted_for and a.endpoint == "outcome" and a.salvage == "apart"]
     if not adjusted:
         notes.append("No analysis adjusts for anything, so there are no weights to look at.")
         return [], []
     first = min(adjusted, key=lambda a: (a.analysis != "clone_censor_weight", a.role != "primary"))
-    asked = Analysis(
-        analysis="clone_censor_weight", adjusted_for=first.adjusted_for, stratify_by=first.stratify_by
-    )
-    task = Task(p, asked, tables.cohort(), None)
-    try:
-        found = clone_censor_weight(
-            task.table,
-            p.strategies.treated.grace_days,
-            task.fixed,
-            task.time_varying,
-            horizon_days=1,
-            unless="progression_day" if p.strategies.treated.unless_progressed else None,
-            site_indicators=task.by_site,
-            replicates=0,
+    asked = (
+        first
+        if first.analysis == "clone_censor_weight"
+        else Analysis(
+            analysis="clone_censor_weight", adjusted_for=first.adjusted_for, stratify_by=first.stratify_by
         )
+    )
+    task = Task(p, asked.model_copy(update={"replicates": 0}), tables.cohort(), None)
+    try:
+        found = emulated(task, horizon=1)
     except RweError as e:
         notes.append(f"Weights: {e}")
         return [], []
+    notes.extend(found.warnings)
     cells = [
         PositivityCell(covariate=c.covariate, level=c.level, started=c.started, not_started=c.not_started)
         for c in found.positivity
     ]
-    return list(arm_weights(task, found)), cells
+    return [w.model_copy(update={"patients": None}) for w in arm_weights(task, found)], cells
 
 
 def write_blind_diagnostics(study: Study, tables: StudyTables, folder: Path) -> tuple[Path, BlindDiagnostics]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from scipy.special import ndtri
 
 from rwe.analyse.tasks import Findings, Task, prepared
 from rwe.errors import RweError
@@ -35,7 +37,7 @@ from rwe.survival.misclassification import (
     misclassified_deaths,
     misclassified_exposure,
 )
-from rwe.survival.power import minimum_detectable_effect
+from rwe.survival.power import minimum_detectable_effect, share_at_deaths
 from rwe.survival.proportional_hazards import exposure_proportional_hazards
 from rwe.survival.sensitivity import confounding_array, e_value, lost_deaths_tipping_point
 from rwe.survival.subgroups import subgroup_effects
@@ -49,7 +51,7 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
     """All diagnostics of the primary analysis. What the data cannot carry is a note, not an error."""
     notes: list[str] = []
     primary = next((e for e in findings.estimates if is_the_answer(e)), None)
-    model = _model(protocol)
+    model = _model(protocol, notes)
     rows = _try("The model's rows", notes, lambda: _rows(protocol, model, table)) if model else None
     by_site = model is not None and "site" in model.stratify_by
     hazards: list[HazardsTest] = []
@@ -67,9 +69,9 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
             for s in found.positivity
         ],
         unmeasured_confounding=_confounding(primary) if primary else None,
-        lost_deaths=_try("Deaths among the lost", notes, lambda: _lost(table)),
+        lost_deaths=_lost_deaths(primary, table, notes),
         misclassification=list(_misclassified(protocol, primary, notes)) if primary else [],
-        detectable=_try("The detectable effect", notes, lambda: detectable_effect(table)),
+        detectable=_try("The detectable effect", notes, lambda: detectable_effect(table, primary)),
         subgroups=subgroups,
         notes=notes,
     )
@@ -81,11 +83,28 @@ def is_the_answer(e: Estimate) -> bool:
     return e.role == "primary" and is_ratio and e.estimate is not None and e.log_estimate is not None
 
 
-def _model(protocol: Protocol) -> Analysis | None:
-    """The Cox model whose hazards are tested: the primary analysis if it is one, else the first adjusted."""
-    models = [a for a in protocol.analyses if a.analysis == "time_dependent_cox" and a.adjusted_for]
-    models = [a for a in models if a.status_after_start == "follow"]
-    return min(models, key=lambda a: a.role != "primary", default=None)
+def _model(protocol: Protocol, notes: list[str]) -> Analysis | None:
+    """The Cox model that is looked into: the primary analysis if it is one, else the first adjusted one of
+    the same question, and a note says so."""
+    asked = [
+        a
+        for a in protocol.analyses
+        if a.analysis == "time_dependent_cox"
+        and a.adjusted_for
+        and a.status_after_start == "follow"
+        and (a.endpoint, a.salvage) == ("outcome", "apart")
+    ]
+    model = min(asked, key=lambda a: a.role != "primary", default=None)
+    if model is None:
+        notes.append(
+            "There is no adjusted time-dependent Cox model whose hazards and subgroups could be shown."
+        )
+    elif model.role != "primary":
+        notes.append(
+            "Proportional hazards and subgroups are of the time-dependent Cox model adjusted for "
+            f"{', '.join(model.adjusted_for)}, not of the primary analysis."
+        )
+    return model
 
 
 def _rows(protocol: Protocol, model: Analysis, table: CohortTable) -> CountingProcess:
@@ -156,24 +175,37 @@ def _confounding(primary: Estimate) -> UnmeasuredConfounding | None:
     )
 
 
-def _lost(table: CohortTable) -> TippingPoint:
-    found = lost_deaths_tipping_point(exposure_split(table))
+def _lost_deaths(primary: Estimate | None, table: CohortTable, notes: list[str]) -> TippingPoint | None:
+    """Only beside an unadjusted primary analysis: the log-rank test it rests on is not adjusted either."""
+    if primary is not None and primary.parameters.adjusted_for:
+        notes.append(
+            "How many of the lost had to have died is not told: the test for it is not adjusted, and the "
+            "primary analysis is."
+        )
+        return None
+    found = _try("Deaths among the lost", notes, lambda: lost_deaths_tipping_point(exposure_split(table)))
+    if found is None:
+        return None
     return TippingPoint(group=found.group, deaths=found.deaths, censored=found.censored)
 
 
-def detectable_effect(table: CohortTable) -> Detectable:
-    """What so many events, of both strategies together, could show. Raises NotEstimableError without."""
-    counts = exposure_split(table).counts()
-    days = counts.person_days_exposed + counts.person_days_unexposed
-    found = minimum_detectable_effect(
-        counts.events_exposed + counts.events_unexposed, counts.person_days_exposed / days
-    )
+def detectable_effect(
+    table: CohortTable, primary: Estimate | None = None, *, blind: bool = False
+) -> Detectable:
+    """What this study could show: by the standard error of its estimate, else by its events.
+
+    Raises NotEstimableError without events, or with one group only.
+    """
+    rows = exposure_split(table)
+    counts = rows.counts()
+    events, share = counts.events_exposed + counts.events_unexposed, share_at_deaths(rows, blind=blind)
+    found = minimum_detectable_effect(events, share)
+    low, high = found.protective, found.harmful
+    if primary is not None and primary.se and primary.se_scale == "log":
+        reach = float(ndtri(0.975) + ndtri(found.power)) * primary.se
+        low, high = math.exp(-reach), math.exp(reach)
     return Detectable(
-        events=found.events,
-        share_exposed=found.share_exposed,
-        power=found.power,
-        protective=found.protective,
-        harmful=found.harmful,
+        events=found.events, share_exposed=share, power=found.power, protective=low, harmful=high
     )
 
 

@@ -16,19 +16,16 @@ FEWEST_EFFECTIVE = 10.0
 """Effective patients of an arm below which its weighted estimate is refused."""
 
 
-def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Findings) -> None:
-    """Start by the end of grace against no start by then (or never); see `rwe.survival.emulation`.
-
-    Raises NotEstimableError where the weights of an arm are worth fewer than ten patients.
-    """
+def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
+    """Clone-censor-weight as the protocol asks for it; raises as `clone_censor_weight`."""
     a, treated = task.analysis, task.protocol.strategies.treated
     excuses = treated.unless_progressed and a.salvage == "apart"
-    found = clone_censor_weight(
+    return clone_censor_weight(
         task.table,
         treated.grace_days if a.grace_days is None else a.grace_days,
         task.fixed,
         task.time_varying,
-        horizon_days=task.horizon,
+        horizon_days=horizon,
         times=task.protocol.horizons,
         control=a.compared_with,
         unless="progression_day" if excuses else None,
@@ -41,6 +38,15 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
         level=task.protocol.confidence_level,
         progress=task.progress,
     )
+
+
+def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """Start by the end of grace against no start by then (or never); see `rwe.survival.emulation`.
+
+    Raises NotEstimableError where the weights of an arm are worth fewer than ten patients.
+    """
+    a = task.analysis
+    found = emulated(task, horizon=task.horizon)
     fewest = min(w.effective_sample_size for w in found.weights)
     if fewest < FEWEST_EFFECTIVE:
         raise NotEstimableError(

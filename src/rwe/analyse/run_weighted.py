@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from rwe.analyse.run_emulation import weighted_points
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rwe.analyse.run_emulation import FEWEST_EFFECTIVE, weighted_points
 from rwe.analyse.tasks import Findings, Task, effect_estimate
 from rwe.evidence.contract import Curve
 from rwe.survival.aiptw import aiptw_survival
-from rwe.survival.data import CountingProcess, NotEstimableError
+from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
 from rwe.survival.msm import marginal_structural_cox
 from rwe.survival.propensity import landmark_weighted
 from rwe.survival.sequential import sequential_trials
+from rwe.survival.weight_diagnostics import WeightDiagnostics
 
 
 def _excuse(task: Task) -> str | None:
@@ -83,8 +87,45 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
     )
 
 
+def _who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
+    """The task among those who could still have started at the landmark, where progression forbids it.
+
+    Whoever had progressed by then could not start by the strategy: no weight makes the started like them.
+    Raises NotEstimableError as `require_both_groups`.
+    """
+    if _excuse(task) is None or "progression_day" not in task.table.patients.columns:
+        return task, task.rows()
+    day = task.landmark or 0
+    patients = task.table.patients
+    progressed = patients["progression_day"].le(day).to_numpy(dtype=bool)
+    kept = patients[~progressed].reset_index(drop=True)
+    changes = task.table.changes[task.table.changes["patient_id"].isin(kept["patient_id"])]
+    gone = {c.name for c in task.protocol.covariates if getattr(c, "status", "") == "progressed"}
+    asked = [name for name in task.analysis.adjusted_for if name not in gone]
+    note = f"Among those without progression by day {day}: whoever had progressed could not start."
+    narrowed = replace(
+        task,
+        table=CohortTable(kept, changes.reset_index(drop=True)),
+        analysis=task.analysis.model_copy(update={"adjusted_for": asked}),
+        notes=(*task.notes, note),
+    )
+    rows = narrowed.rows()
+    rows.require_both_groups()
+    return narrowed, rows
+
+
+def _refuse_few(weights: Sequence[WeightDiagnostics]) -> None:
+    fewest = min(w.effective_sample_size for w in weights)
+    if fewest < FEWEST_EFFECTIVE:
+        raise NotEstimableError(
+            f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
+            advice="adjust for fewer covariates, or choose another landmark",
+        )
+
+
 def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Started by the landmark against not, weighted by propensity; days count from the landmark."""
+    task, rows = _who_could_choose(task)
     a, horizon = task.analysis, task.horizon
     found = landmark_weighted(
         task.table,
@@ -100,6 +141,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
         level=task.protocol.confidence_level,
         progress=task.progress,
     )
+    _refuse_few(found.weights)
     control, treated = task.strategies()
     options: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
     ratio = effect_estimate(
@@ -143,7 +185,18 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
 
 def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Survival after a landmark: right if the outcome model is, or those of treatment and censoring."""
+    task, rows = _who_could_choose(task)
     control, treated = task.strategies()
+    leaning = landmark_weighted(
+        task.table,
+        task.landmark or 0,
+        task.fixed,
+        task.time_varying,
+        kind="iptw",
+        horizon_days=task.horizon,
+        replicates=0,
+    )
+    _refuse_few(leaning.weights)
     found = aiptw_survival(
         task.table,
         task.landmark or 0,
@@ -162,7 +215,7 @@ def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
                     "survival" if strategy else "survival_difference",
                     effect,
                     method=at.method,
-                    warnings=() if strategy else at.warnings,
+                    warnings=() if strategy else (*at.warnings, *leaning.warnings),
                     contrast=task.contrast(strategy),
                     parameters=where,
                     effect_type=None if strategy else "marginal",

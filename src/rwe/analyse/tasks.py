@@ -153,7 +153,40 @@ def prepared(task: Task) -> Task:
         events = relapses(table)
         table = events.table
         notes += events.warnings
+    task = replace(task, table=table)
+    notes += [*_later_starters(task), *_adjusts_for_less(task)]
     return replace(task, table=table, notes=tuple(notes))
+
+
+def _later_starters(task: Task) -> list[str]:
+    """Who starts after a landmark stays with those who had not started: that draws a contrast to nothing."""
+    if task.landmark is None:
+        return []
+    patients = task.table.patients
+    start, time = numbers(patients, "start_day", "patients"), numbers(patients, "time_days", "patients")
+    later = int(((time > task.landmark) & (start > task.landmark)).sum())
+    waiting = int(((time > task.landmark) & ~(start <= task.landmark)).sum())
+    if not later:
+        return []
+    return [
+        f"{later} of the {waiting} who had not started by day {task.landmark} start later and stay with "
+        "them, so a difference is drawn towards none."
+    ]
+
+
+def _adjusts_for_less(task: Task) -> list[str]:
+    """Names what the primary analysis adjusts for and this one, which adjusts, does not."""
+    asked = task.analysis
+    primary = next((a for a in task.protocol.analyses if a.role == "primary"), None)
+    if primary is None or not asked.adjusted_for or asked == primary or task.is_biased:
+        return []
+    missing = [n for n in primary.adjusted_for if n not in asked.adjusted_for]
+    if asked.endpoint != "outcome" or asked.analysis == "landmark_competing_risks":
+        progressed = {c.name for c in task.protocol.covariates if getattr(c, "status", "") == "progressed"}
+        missing = [n for n in missing if n not in progressed]  # it is part of the outcome there
+    if not missing:
+        return []
+    return [f"Not adjusted for {', '.join(missing)}, as the primary analysis is: confounding is left."]
 
 
 def relapses(table: CohortTable) -> FirstEvents:

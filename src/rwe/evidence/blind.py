@@ -24,7 +24,6 @@ class BlindDiagnostics(Part):
     n: int
     events: int = Field(description="Of both strategies together.")
     n_by_strategy: dict[str, int]
-    started_within_grace: int
     started_after_progression: int
     median_follow_up_days: float | None = Field(description="Reverse Kaplan-Meier, all patients together.")
     baseline: list[BaselineRow]

@@ -58,7 +58,10 @@ class ArmWeights(Part):
 
     strategy: str
     model: str
-    patients: int = Field(description="Those whose weight is final: followed beyond the grace period.")
+    patients: int | None = Field(
+        description="Those whose weight is final: followed beyond the grace period. Null before the lock: "
+        "with it deaths by strategy could be counted."
+    )
     mean: float | None
     maximum: float | None
     percentiles: dict[str, float]

@@ -56,7 +56,7 @@ def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
     said = description(e.model_copy(update={"parameters": p.model_copy(update=blank)}), names)
     return AbsoluteRow(
         analysis=ANALYSES[e.analysis],
-        detail="; ".join(part for part in (BIAS if e.is_biased else "", said) if part),
+        detail="; ".join(part for part in (BIAS if e.is_biased else "", _crude(e), said) if part),
         what=mean if e.estimand == "rmst_difference_days" else share,
         arms=(_arm(e, names.treated, evidence), _arm(e, names.control, evidence)),
         difference=_plain(e),
@@ -64,6 +64,11 @@ def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
         is_biased=e.is_biased,
         is_posthoc=e.role == "posthoc",
     )
+
+
+def _crude(e: Estimate) -> str:
+    """Restricted means and curves hold no covariate: it is said beside others that do."""
+    return "" if e.parameters.adjusted_for or e.is_biased else "not adjusted"
 
 
 def _arm(e: Estimate, strategy: str, evidence: Evidence) -> str:

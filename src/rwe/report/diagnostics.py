@@ -150,7 +150,7 @@ def _weights(found: Diagnostics, names: Names) -> WeightsTable:
             WeightsRow(
                 strategy=names.strategies.get(w.strategy, humanise(w.strategy)),
                 model=w.model,
-                patients=count(w.patients),
+                patients="" if w.patients is None else count(w.patients),
                 effective=f"{w.effective:.1f}"
                 + (f" ({percent(w.effective / w.patients)})" if w.patients else ""),
                 mean=measure(w.mean),

@@ -54,7 +54,8 @@ class EstimateTables:
 
 
 _RATIO_NOTE = (
-    "Conditional: at given covariates. Marginal: over all patients. The two differ without any bias."
+    "Conditional: at given covariates. Marginal: over all patients compared (with overlap weights: over "
+    "those in whom either choice was to be expected). The two differ without any bias."
 )
 _KINDS: Final[tuple[tuple[str, str, bool, tuple[Estimand, ...]], ...]] = (
     ("Hazard ratios", _RATIO_NOTE, False, ("hazard_ratio",)),

@@ -112,8 +112,8 @@ class Protocol(Part):
         if len(primary) > 1:
             raise ValueError("more than one analysis has the role primary")
         for a in primary:
-            if a.analysis == "landmark_cox" and len(a.landmarks or self.landmarks) != 1:
-                raise ValueError("a primary landmark_cox needs exactly one day in its own landmarks")
+            if a.analysis.startswith("landmark_") and len(a.landmarks or self.landmarks) != 1:
+                raise ValueError(f"a primary {a.analysis} needs exactly one day in its own landmarks")
         if self.strategies.treated.name == self.strategies.control.name:
             raise ValueError("strategies.treated and strategies.control have one name")
         return self

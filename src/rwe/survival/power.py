@@ -3,12 +3,12 @@
 Schoenfeld's formula: log HR = (z_(1 - alpha/2) + z_power) / sqrt(D p (1 - p) (1 - R2)), D events, p the share
 of the exposed, R2 the squared multiple correlation of exposure with the covariates adjusted for. It counts
 events, not patients, and looks at no outcome by strategy: it may be shown before the lock. For exposure that
-starts later, p is the share of the time at risk that is exposed.
+starts later, p is `share_at_deaths`.
 
 Sources: Schoenfeld 1983, Biometrics 39:499; Hsieh & Lavori 2000, Control Clin Trials 21:552 (R2).
 
-For the planner: `minimum_detectable_effect(events, share)` beside every comparison, `share` from
-`rows.counts()`: person_days_exposed of all person-days, or the share of patients at a landmark.
+For the planner: `minimum_detectable_effect(events, share_at_deaths(rows))` before the analysis. Once there is
+an estimate, its own standard error says it better: exp(-(z_(1 - alpha/2) + z_power) SE).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import ndtri
 
-from rwe.survival.data import NotEstimableError, SurvivalDataError
+from rwe.survival.data import CountingProcess, NotEstimableError, SurvivalDataError
 
 METHOD = "Schoenfeld's formula"
 
@@ -67,6 +68,27 @@ def minimum_detectable_effect(
         harmful=math.exp(log_ratio),
         warnings=tuple(warnings),
     )
+
+
+def share_at_deaths(rows: CountingProcess, *, blind: bool = False) -> float:
+    """The share exposed that Schoenfeld's formula is to be given where exposure starts later.
+
+    p such that p (1 - p) is the mean over events of the product of the shares at risk exposed and not: deaths
+    come early, when few are exposed, so the share of person-time says too much. `blind`: over all ends of
+    follow-up, so that who died changes nothing. Raises NotEstimableError without events.
+    """
+    is_last = np.append(rows.patient[1:] != rows.patient[:-1], True)
+    times = rows.stop[is_last] if blind and rows.event.any() else rows.stop[rows.event]
+    if not len(times):
+        raise NotEstimableError("there is no event, so no effect could be detected")
+    counts = []
+    for group in (rows.exposed, ~rows.exposed):
+        entered = np.searchsorted(np.sort(rows.start[group]), times, side="left")
+        left = np.searchsorted(np.sort(rows.stop[group]), times, side="left")
+        counts.append((entered - left).astype(np.float64))
+    exposed, unexposed = counts
+    product = float(np.mean(exposed * unexposed / (exposed + unexposed) ** 2))
+    return 0.5 - math.sqrt(max(0.25 - product, 0.0))
 
 
 def events_needed(
