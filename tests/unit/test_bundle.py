@@ -33,7 +33,7 @@ def made(folder: Path, *, robust: bool = False) -> tuple[Path, float, list[str]]
     log_hr, se = float(fit.coefficients[0]), float(fit.se[0])
     folder.mkdir()
     place = write_bundle(
-        PrimaryRows(data, "efron", is_robust=robust), estimate(log_estimate=log_hr, se=se), folder, seed=1
+        PrimaryRows(data, "efron", is_robust=robust), estimate(log_estimate=log_hr, se=se), folder
     )
     return place, log_hr, list(latent["patient_id"])
 
@@ -86,3 +86,14 @@ def test_a_changed_row_is_noticed_by_the_script(tmp_path: Path) -> None:
         pytest.skip("R has no package survival")
     assert found.returncode == 1
     assert "NOT the same number" in found.stdout
+
+
+def test_nobody_can_number_the_patients_again(tmp_path: Path) -> None:
+    """No seed decides whose row is whose, and no exact covariate stands in it."""
+    first, _, _ = made(tmp_path / "one")
+    second, _, _ = made(tmp_path / "two")
+    assert (first / "analysis.csv").read_bytes() != (second / "analysis.csv").read_bytes()
+    ages = latent_table(simulate_patients(Truth(), site="north", n=150, seed=4))["age"]
+    for place in (first, second):
+        shown = pd.read_csv(place / "analysis.csv")["x2"]
+        assert not set(shown.round(6)) & set(ages.round(6))

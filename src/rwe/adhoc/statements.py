@@ -2,7 +2,8 @@
 
 DuckDB itself says what a statement is (`extract_statements`), and its own parse tree which functions it
 names. That type alone is not enough: `SELECT * FROM enable_logging(…)` changes the session,
-`EXPLAIN ANALYZE COPY …` writes, `query('…')` and `json_execute_serialized_sql(…)` hide SQL in a string.
+`EXPLAIN ANALYZE COPY …` writes, `query('…')`, `json_execute_serialized_sql(…)` and `json_serialize_plan('…')`
+hide SQL in a string, which the last one binds: files are opened, and it tells what was found.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ REFUSED_FUNCTIONS = frozenset(
     [
         "currval",
         "getenv",
-        "json_execute_serialized_sql",
         "nextval",
         "query",
         "read_blob",
@@ -60,6 +60,8 @@ REFUSED_FUNCTIONS = frozenset(
         "write_log",
     ]
 )
+#: Functions that take SQL, a plan, or either as JSON, are refused by their names, those of later DuckDBs too.
+_TAKES_SQL = re.compile(r"sql|serialize|execute|(^|_)plan|^query")
 
 _READS = "a session reads the published database and does nothing else"
 _ADVICE = {
@@ -192,7 +194,7 @@ _Role = Literal["table", "table function", "function"]
 _MAY_STAND: dict[_Role, Callable[[str], bool]] = {
     "table": lambda name: not any(c in name for c in "/\\.:*?"),  # DuckDB would look for a file of this name
     "table function": lambda name: name in TABLE_FUNCTIONS,
-    "function": lambda name: name not in REFUSED_FUNCTIONS,
+    "function": lambda name: name not in REFUSED_FUNCTIONS and not _TAKES_SQL.search(name),
 }
 
 

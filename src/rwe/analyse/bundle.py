@@ -4,9 +4,11 @@
     evidence/STUDY/REFRESH/reproduce/analysis.R     base R and `survival`
     evidence/STUDY/REFRESH/reproduce/columns.csv    what x1, x2, … are; x1 is the exposure
     evidence/STUDY/REFRESH/reproduce/expected.csv   what the evidence says
+    evidence/STUDY/REFRESH/reproduce/kinetics.json  single traces of copies and cases, where the study asks
 
-The rows are of patients, without any id, date or name: patients and strata are numbered in an order that says
-nothing. They stay where the lake stays.
+What is of single patients stands here and nowhere else in the evidence: without any id, date or name,
+patients and strata numbered by chance, covariates moved by a constant that nobody keeps (a Cox model is the
+same). It stays where the lake stays; `rwe erase` removes it; where the lake is encrypted it is not written.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import numpy as np
 
 from rwe.analyse.tasks import PrimaryRows
 from rwe.evidence.contract import Estimate
+from rwe.evidence.parts import Kinetics
 from rwe.survival.cox import CoxData
+from rwe.survival.data import FloatArray
 
 FOLDER = "reproduce"
 
@@ -42,15 +46,19 @@ if (!close) quit(status = 1)
 """
 
 
-def write_bundle(primary: PrimaryRows, estimate: Estimate, folder: Path, *, seed: int) -> Path:
-    """Write the bundle of `estimate` into `folder`/reproduce and return that path.
-
-    `seed` numbers patients and strata in an order that is not that of their pseudonyms or names.
-    """
+def write_kinetics(kinetics: Kinetics, folder: Path) -> None:
+    """Write single traces and cases into `folder`/reproduce."""
     place = folder / FOLDER
-    place.mkdir(mode=0o700)
+    place.mkdir(mode=0o700, exist_ok=True)
+    _write_text(place / "kinetics.json", kinetics.model_dump_json(indent=1) + "\n")
+
+
+def write_bundle(primary: PrimaryRows, estimate: Estimate, folder: Path) -> Path:
+    """Write the bundle of `estimate` into `folder`/reproduce and return that path."""
+    place = folder / FOLDER
+    place.mkdir(mode=0o700, exist_ok=True)
     names = [f"x{k}" for k in range(1, len(primary.data.names) + 1)]
-    _write(place / "analysis.csv", _table(primary.data, names, seed))
+    _write(place / "analysis.csv", _table(primary.data, names))
     expected = [estimate.log_estimate, estimate.se if primary.has_own_se else None]
     _write(
         place / "expected.csv", [["log_estimate", "se"], ["NA" if e is None else repr(e) for e in expected]]
@@ -78,14 +86,32 @@ def _script(primary: PrimaryRows, names: list[str]) -> str:
     )
 
 
-def _table(data: CoxData, names: list[str], seed: int) -> list[list[str]]:
-    rng = np.random.default_rng(seed)
+def _table(data: CoxData, names: list[str]) -> list[list[str]]:
+    # No seed: whoever could draw the same numbers again could tell whose row is whose.
+    rng = np.random.default_rng()
     patient = rng.permutation(int(data.cluster.max()) + 1)[data.cluster] + 1
     stratum = rng.permutation(max(len(data.strata), 1))[data.stratum] + 1
     header = ["patient", "stratum", "start", "stop", "event", "weight", *names]
-    columns = [patient, stratum, data.start, data.stop, data.event.astype(int), data.weight, *data.X.T]
+    columns = [
+        patient,
+        stratum,
+        data.start,
+        data.stop,
+        data.event.astype(int),
+        data.weight,
+        *_moved(data, rng),
+    ]
     order = np.lexsort((data.start, patient))
     return [header, *([_text(c[i]) for c in columns] for i in order)]
+
+
+def _moved(data: CoxData, rng: np.random.Generator) -> list[FloatArray]:
+    """Covariates with more than two values moved by chance: an exact age would say when somebody was born."""
+    columns = []
+    for column in data.X.T:
+        spread = float(column.std()) if len(np.unique(column)) > 2 else 0.0
+        columns.append(np.round(column + rng.uniform(-5, 5) * spread, 12))
+    return columns
 
 
 def _text(value: object) -> str:

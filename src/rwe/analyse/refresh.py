@@ -9,7 +9,7 @@ from pathlib import Path
 import rwe
 from rwe.analyse.autopsy import bias_autopsy
 from rwe.analyse.blind import write_blind_diagnostics
-from rwe.analyse.bundle import write_bundle
+from rwe.analyse.bundle import write_bundle, write_kinetics
 from rwe.analyse.describe import (
     baseline_table,
     describe_codelists,
@@ -20,14 +20,14 @@ from rwe.analyse.describe import (
 from rwe.analyse.diagnose import diagnose, is_the_answer
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.read import StudyTables, holds_study, read_study
-from rwe.analyse.safety import describe_kinetics, describe_safety
+from rwe.analyse.safety import describe_kinetics, describe_safety, without_single_patients
 from rwe.analyse.tasks import PrimaryRows
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.blind import BlindDiagnostics
 from rwe.evidence.contract import SCHEMA_VERSION, Estimate, Evidence, Refresh, StudyIdentity, write_evidence
 from rwe.progress import SILENT, Progress
-from rwe.scratch import scratch_folder
+from rwe.scratch import locked, scratch_folder
 from rwe.study import Study
 from rwe.study.lock import read_lock
 from rwe.warehouse.build import build
@@ -58,10 +58,30 @@ def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) 
     folder_of_refresh.mkdir(parents=True)
     path = folder_of_refresh / "evidence.json"
     write_evidence(evidence, path)
-    if primary is not None:
-        write_bundle(*primary, folder_of_refresh, seed=study.protocol.seed)
+    if workspace.cipher() is None:
+        with locked(workspace.private / "build.lock"):  # an erasure holds it, too
+            if _is_still_there(workspace, study, tables):
+                _write_single_patients(study, tables, primary, folder_of_refresh)
     _point_latest(folder_of_study, evidence.refresh.id)
     return Analysed(evidence.refresh.id, path, evidence)
+
+
+def _is_still_there(workspace: Workspace, study: Study, tables: StudyTables) -> bool:
+    """Whether the private build is the one that was read: a patient may have been erased in between."""
+    key = private_key(workspace)
+    if not holds_study(workspace.private_database, study, key):
+        return not workspace.private_database.exists() or study.path.parent != workspace.studies
+    return read_study(workspace.private_database, study, key).content_sha256 == tables.content_sha256
+
+
+def _write_single_patients(
+    study: Study, tables: StudyTables, primary: tuple[PrimaryRows, Estimate] | None, folder: Path
+) -> None:
+    if primary is not None:
+        write_bundle(*primary, folder)
+    kinetics = describe_kinetics(study, tables)
+    if kinetics is not None and (kinetics.traces or kinetics.case_series):
+        write_kinetics(kinetics, folder)
 
 
 def study_tables(workspace: Workspace, study: Study, progress: Progress = SILENT) -> StudyTables:
@@ -126,7 +146,7 @@ def make_evidence(
         warnings=findings.warnings(),
         diagnostics=diagnose(p, cohort, findings),
         safety=describe_safety(study, tables),
-        kinetics=describe_kinetics(study, tables),
+        kinetics=without_single_patients(describe_kinetics(study, tables)),
         bias_autopsy=bias_autopsy(p, cohort, findings.estimates),
         protocol_lock=describe_lock(lock),
     )

@@ -90,6 +90,14 @@ def describe_kinetics(study: Study, tables: StudyTables) -> Kinetics | None:
     )
 
 
+def without_single_patients(found: Kinetics | None) -> Kinetics | None:
+    """What may stand in evidence.json: sums. Single traces and cases stay in the folder `reproduce`."""
+    if found is None or not (found.traces or found.case_series):
+        return found
+    note = "Single traces and cases are in the folder reproduce beside this, which stays at the site."
+    return found.model_copy(update={"traces": [], "case_series": [], "notes": [*found.notes, note]})
+
+
 def _strategy_of(study: Study, start_day: float) -> str:
     strategies = study.protocol.strategies
     return strategies.control.name if math.isnan(start_day) else strategies.treated.name

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rwe.evidence.contract import Evidence, read_evidence
+from rwe.evidence.parts import Kinetics
 from rwe.report import contrasts, formats, safety, tables, words
 from rwe.report.autopsy import AutopsyShown, autopsy
 from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, readings, survival_name
@@ -100,12 +101,25 @@ def render_report(evidence: Evidence) -> str:
 def write_report(evidence_path: Path, html_path: Path) -> None:
     """Read an evidence.json and write its report: complete or absent.
 
+    Where single traces were kept beside it, in `reproduce`, a report with them is written there (0600).
+
     Raises EvidenceError if the evidence is missing or breaks its contract; an older report stays then.
     """
-    text = render_report(read_evidence(evidence_path))
+    evidence = read_evidence(evidence_path)
+    _write(render_report(evidence), html_path)
+    single = evidence_path.parent / "reproduce" / "kinetics.json"
+    if single.is_file():
+        kinetics = Kinetics.model_validate_json(single.read_bytes())
+        whole = evidence.model_copy(update={"kinetics": kinetics})
+        _write(render_report(whole), single.with_name("report.html"), 0o600)
+
+
+def _write(text: str, html_path: Path, mode: int | None = None) -> None:
     html_path.parent.mkdir(parents=True, exist_ok=True)
     aside = html_path.with_suffix(html_path.suffix + ".part")
     with aside.open("w", encoding="utf-8") as f:
+        if mode is not None:
+            aside.chmod(mode)
         f.write(text)
         f.flush()
         os.fsync(f.fileno())

@@ -48,7 +48,8 @@ class Finished:
 
 
 def keep(workspace: Workspace, finished: Finished) -> KeptBuild:
-    """Move a finished build in, make it the current one, and remove the oldest beyond `keep_builds`.
+    """Move a finished build in, make it the current one, and remove the oldest beyond `keep_builds`, and
+    those that lie open where the settings now name a key.
 
     Killed at any moment, the current databases are whole, each the one of before or the new one.
     """
@@ -67,6 +68,7 @@ def keep(workspace: Workspace, finished: Finished) -> KeptBuild:
     publish(finished.published, workspace.published_builds / f"{name}.duckdb", READERS_FILE)
     _write_synced(workspace.private_builds / f"{name}.json", msgspec.json.encode(kept))
     make_current(workspace, kept)
+    _remove_plain(workspace)
     for old in kept_builds(workspace)[workspace.settings.published.keep_builds :]:
         remove(workspace, old.build)
     return kept
@@ -136,6 +138,29 @@ def _remove_unfinished(workspace: Workspace) -> None:
         for path in folder.glob("*.duckdb"):
             if path.stem not in noted:
                 path.unlink(missing_ok=True)
+
+
+def _remove_plain(workspace: Workspace) -> None:
+    """Builds of before there was a key, each with both its databases."""
+    folders = {
+        workspace.private_builds: workspace.private_database_key(),
+        workspace.published_builds: workspace.published_key(),
+    }
+    for folder, key in folders.items():
+        for path in folder.glob("*.duckdb") if key else ():
+            if not _is_encrypted(path):
+                remove(workspace, path.stem)
+
+
+def _is_encrypted(path: Path) -> bool:
+    """Whether the header of a DuckDB file says so: a checksum, `DUCK`, the version, then flags, the first bit of
+    which is this (duckdb, src/storage/storage_info.cpp, MainHeader)."""
+    try:
+        with path.open("rb") as f:
+            header = f.read(28)
+    except FileNotFoundError:
+        return True  # nothing is left to remove
+    return header[8:12] == b"DUCK" and int.from_bytes(header[20:28], "little") & 1 == 1
 
 
 def file_sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import duckdb
@@ -10,11 +9,21 @@ import pyarrow as pa
 
 from rwe.codes import Code, InvalidCodeError, checked_systems
 
-#: What a code of a system looks like whose codes cannot be checked: short, without a blank, with a digit, or
-#: an abbreviation. `CRP`, `LAB-0815` and `lok:4711` do; a name does not.
-_LIKE_A_CODE = re.compile(r"(?=[^ ]*\d)[A-Za-z0-9._:/^*+#-]{1,24}|[A-Z0-9-]{1,8}")
 #: A date within a text would bring the calendar back.
 _DATED = r"\d{4}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|(19|20)\d{2}"
+_YEAR, _MONTH, _DAY = r"(19|20)\d{2}", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+#: A date within a code of a system that cannot be checked: `1950-03-01`, `01031950`, `LOT-2203`'s longer kin
+#: `LOT-220301` and `LOT2022A`. Narrower than `_DATED`: one in twenty numbers of eight digits holds `19..`.
+_DATED_CODE = "|".join(
+    [
+        rf"{_YEAR}{_MONTH}{_DAY}",
+        rf"{_DAY}{_MONTH}{_YEAR}",
+        r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}",
+        rf"(^|\D)({_YEAR}{_MONTH}?|{_MONTH}{_YEAR}|\d{{2}}{_MONTH}{_DAY}|{_DAY}{_MONTH}\d{{2}})(\D|$)",
+    ]
+)
+#: Tables whose (system, code) somebody wrote down without looking at one patient: they are published as well.
+_NAMING = ("study.codelist", "ref.code_map")
 
 
 @dataclass(frozen=True)
@@ -47,34 +56,41 @@ def share_texts(texts: Texts, *, no_dates: bool = False) -> None:
 
 def share_systems(texts: Texts) -> None:
     """Make the table (value) of code systems that are shown: those that enough patients share, that a study
-    names, or that everybody knows."""
+    or a site's code map names, or that everybody knows."""
     share_texts(texts)
-    texts.connection.execute(
-        f"insert into {texts.name} select distinct system from {texts.source}.study.codelist"  # noqa: S608
-    )
+    for table in _NAMING:
+        texts.connection.execute(
+            f"insert into {texts.name} select distinct system from {texts.source}.{table}"  # noqa: S608
+        )
     texts.connection.executemany(
         f"insert into {texts.name} values (?)",  # noqa: S608
         [[system] for system in sorted(checked_systems())],
     )
 
 
-def share_codes(texts: Texts) -> None:
-    """Make the table (system, code) of codes that are shown: those that enough patients share, that a study
-    names, or that are surely codes."""
+def share_codes(texts: Texts, *, no_dates: bool = False) -> None:
+    """Make the table (system, code) of codes that are shown: those that their system's own rule admits, that a
+    study or a site's code map names, or that enough patients share, if asked without what is dated.
+
+    A code of a system without a rule may be anything: the number of a patient, a name, a day of birth.
+    """
     value = f't."{texts.column}"'
     found = texts.connection.execute(
         f"""
-        select coalesce(t.system, '') as system, {value} as code, count(distinct {texts.patient}) as n
+        select
+            coalesce(t.system, '') as system,
+            {value} as code,
+            count(distinct {texts.patient}) >= {texts.min_cell}
+                and not ({str(no_dates).lower()} and regexp_matches({value}, '{_DATED_CODE}')) as is_shared
         from {texts.origin} where {value} is not null group by 1, 2
         """  # noqa: S608
     ).fetchall()
-    named = set(
-        texts.connection.execute(f"select system, code from {texts.source}.study.codelist").fetchall()  # noqa: S608
-    )
+    naming = " union ".join(f"select system, code from {texts.source}.{table}" for table in _NAMING)  # noqa: S608
+    named = set(texts.connection.execute(naming).fetchall())
     shown = [
         (system, code)
-        for system, code, n in found
-        if n >= texts.min_cell or (system, code) in named or _is_surely_a_code(system, code)
+        for system, code, is_shared in found
+        if is_shared or (system, code) in named or _is_surely_a_code(system, code)
     ]
     incoming = pa.table(
         {
@@ -88,9 +104,9 @@ def share_codes(texts: Texts) -> None:
 
 
 def _is_surely_a_code(system: str, code: str) -> bool:
-    """By its system's own rule, else by its looks."""
+    """By its system's own rule; a system without one vouches for nothing."""
     if system not in checked_systems():
-        return _LIKE_A_CODE.fullmatch(code) is not None
+        return False
     try:
         Code(system, code)
     except InvalidCodeError:

@@ -280,7 +280,7 @@ def _text(pair: Pair, table: str, columns: dict[str, str], column: str, rules: R
         return "cast(null as varchar)", "min_cell"
     texts = Texts(pair.connection, pair.source, name, origin, column, patient, rules.min_cell)
     if kind == "code" and "system" in columns:
-        share_codes(texts)
+        share_codes(texts, no_dates=rules.is_anchored)
         both = f"(coalesce(t.system, ''), {plain})"
         return f"case when {both} in (from {name}) then {plain} end", "min_cell"
     if kind == "system":

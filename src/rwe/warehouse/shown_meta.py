@@ -31,10 +31,16 @@ _OUTCOMES = [
     "tombstones",
 ]
 _SUMS = ", ".join(f"cast(sum({name}) as bigint) as {name}" for name in _OUTCOMES)
-_RARE = ", ".join(
-    f"case when n_patients >= {{min_cell}} then {name} end as {name}" for name in ("code", "text")
+#: A system that is known or written down is shown as it is; any other may be words about one patient.
+_KNOWN_SYSTEM = " or ".join(
+    f"system in (select system from {{database}}.{table})"  # noqa: S608
+    for table in ("ref.code_system", "ref.code_map", "study.codelist")
 )
-#: Table → its select from the private table `{source}`, as (exact, anchored).
+_RARE = ", ".join(
+    f"case when n_patients >= {{min_cell}}{unless} then {name} end as {name}"
+    for name, unless in (("system", f" or {_KNOWN_SYSTEM}"), ("code", ""), ("text", ""))
+)
+#: Table → its select from the private table `{source}` of `{database}`, as (exact, anchored).
 CHANGED: dict[str, tuple[str, str]] = {
     "run": (
         "select * from {source}",
@@ -81,7 +87,7 @@ def show_rest(pair: Pair, rules: Rules) -> None:
             connection.execute(f'create table {target}.meta."{table}" as from {source}.meta."{table}"')
         elif table in CHANGED:
             query = CHANGED[table][rules.is_anchored].format(
-                source=f"{source}.meta.{table}", min_cell=rules.min_cell
+                source=f"{source}.meta.{table}", database=source, min_cell=rules.min_cell
             )
             connection.execute(f"create table {target}.meta.{table} as {query}")
         elif table == _ORIGIN:
