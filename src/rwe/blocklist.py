@@ -23,9 +23,17 @@ from rwe.errors import ConfigError
 from rwe.lake.pseudonyms import Pseudonymiser, reference_target
 from rwe.scratch import locked
 
-_REFERENCE = re.compile(rb"(?:Patient/|urn:uuid:|urn:oid:)([A-Za-z0-9\-.]{1,64})")
+_REFERENCE = re.compile(rb"(?:Patient\\?/|urn:uuid:|urn:oid:)([A-Za-z0-9\-.]{1,64})")
+#: What may be an id in a line that is no JSON: the value of "id", what stands in quotes or after a slash.
+#: The line may be cut short just behind it.
+_NAMED = re.compile(
+    rb"""(?:"id"\s*:\s*"?|["'/]|urn:uuid:|urn:oid:)([A-Za-z0-9\-._]{1,64})(?=["'/\\|?\#<]|\s*[,}]|\s*$)"""
+)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
+_COLON = re.compile(rb"\s*:\s*")
 #: What stands in place of a reference to an erased patient in the records of others.
 ERASED = b"erased"
+_ERASED_REFERENCE = b'{"reference":"Patient/' + ERASED + b'"}'
 
 
 class Blocklist:
@@ -186,17 +194,63 @@ def patients_of(line: bytes) -> tuple[str, str | None, frozenset[str]]:
     return found.resourceType, found.id, frozenset(owners)
 
 
-def without_blocked(line: bytes, is_blocked: Callable[[str], bool]) -> bytes | None:
-    """A landed line as it may stay: None where it belongs to an erased patient, else with references to such
-    patients blanked. A tombstone of an erased Patient goes too."""
-    if any(map(is_blocked, patients_of(line)[2])):
+def without_blocked(
+    line: bytes, is_blocked: Callable[[str], bool], *, is_unreadable: bool = False
+) -> bytes | None:
+    """A landed line as it may stay: None where it belongs to an erased patient, else without references to
+    such patients. A Reference goes whole, with its display and identifier. A tombstone of an erased Patient
+    goes too, and so does a line that names an erased patient anywhere and whose owner cannot be read
+    (`is_unreadable`: it landed as such).
+    """
+    kind, _, owners = patients_of(line)
+    if any(map(is_blocked, owners)):
         return None
-    found = {m.decode("ascii") for m in _REFERENCE.findall(line)}
-    if not any(map(is_blocked, found)):
+    if is_unreadable or not kind:
+        return None if any(is_blocked(m.decode("ascii")) for m in _NAMED.findall(line)) else line
+    if not _refers(line, is_blocked):
         return line
-    return _REFERENCE.sub(
-        lambda m: m[0].removesuffix(m[1]) + ERASED if is_blocked(m[1].decode("ascii")) else m[0], line
-    )
+
+    def blanked(found: re.Match[bytes]) -> bytes:
+        named = _blocked_in(found[1], is_blocked)
+        before = found[0].removesuffix(found[1])
+        return before + ERASED + found[1].removeprefix(named) if named else found[0]
+
+    return _REFERENCE.sub(blanked, _without_references(line, is_blocked))
+
+
+def _blocked_in(word: bytes, is_blocked: Callable[[str], bool]) -> bytes | None:
+    """The blocked id that a word is; a full stop behind it may end a sentence."""
+    tried = (word, word.rstrip(b".")) if word.endswith(b".") else (word,)
+    return next((w for w in tried if w and is_blocked(w.decode("ascii"))), None)
+
+
+def _refers(text: bytes, is_blocked: Callable[[str], bool]) -> bool:
+    return any(_blocked_in(word, is_blocked) for word in set(_REFERENCE.findall(text)))
+
+
+def _without_references(line: bytes, is_blocked: Callable[[str], bool]) -> bytes:
+    """A line of JSON with every object that refers to an erased patient replaced; all other bytes as landed:
+    a decimal that is parsed and written again may lose its precision."""
+    begun: list[int] = []
+    blocked: set[int] = set()
+    spans: list[tuple[int, int]] = []
+    for token in _TOKEN.finditer(line):
+        if token[0] == b"{":
+            begun.append(token.start())
+        elif token[0] == b"}":
+            start = begun.pop()
+            if start in blocked:
+                spans = [s for s in spans if s[0] < start]  # those inside it go with it
+                spans.append((start, token.end()))
+        elif token[0] == b'"reference"' and (colon := _COLON.match(line, token.end())):
+            value = _TOKEN.match(line, colon.end())
+            if value and _refers(value[0], is_blocked):
+                blocked.add(begun[-1])
+    kept, at = bytearray(), 0
+    for start, end in spans:
+        kept += line[at:start] + _ERASED_REFERENCE
+        at = end
+    return bytes(kept + line[at:])
 
 
 class Gate:

@@ -71,8 +71,23 @@ def erase(
 
 def _show_erased(found: Erased) -> None:
     lines, runs = counted(sum(found.lines.values()), "line"), counted(found.runs, "run")
-    told = f"{lines} of {runs} went" if found.was_found else "Nothing of them was here"
+    if found.was_found:
+        told = f"{lines} of {runs} went"
+    else:
+        told = "Nothing of them was here" if found.knows_ids else "Nothing of that pseudonym was here"
     terminal.say(terminal.out, f"Erased {counted(found.patients, 'patient')} of {found.site}. {told}.")
+    if not found.knows_ids:
+        terminal.say(
+            terminal.out,
+            "Note: no Patient id is known here any more: the search looked for the pseudonym alone. "
+            "Where you know the id, run it with --patient-file",
+        )
+    for name in found.other_sites:
+        terminal.say(
+            terminal.out,
+            f"Note: site {name} has landed a patient of the same id. If it is the same person, "
+            f"erase there as well: rwe erase --site {name}",
+        )
     for path in found.backups:
         terminal.say(terminal.out, f"Note: a backup made before may hold them: {path}")
     for path in found.remaining:

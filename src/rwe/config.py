@@ -77,7 +77,7 @@ class Published(Part):
     min_cell: int = Field(
         default=5,
         ge=1,
-        description="A text of a coded element shows only where at least so many patients share it.",
+        description="A text or code of a coded element shows only where so many patients share it.",
     )
     top_code_age: int | None = Field(
         default=None, ge=18, le=120, description="Older ages are shown as this one, e.g. 89."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -18,7 +19,14 @@ from rwe.keeping.rollback import roll_back
 from rwe.landing import RunFacts, new_run
 from rwe.study import load_study
 from rwe.warehouse.build import build
-from rwe.warehouse.opening import open_private, open_published, private_key, published_key
+from rwe.warehouse.builds import Finished, KeptBuild, keep, kept_builds
+from rwe.warehouse.opening import (
+    attach_database,
+    open_private,
+    open_published,
+    private_key,
+    published_key,
+)
 from tests.integration.landed import new_workspace
 from tests.integration.test_keeping import RAW, pseudonym, records
 from tests.support import ROOT
@@ -75,3 +83,48 @@ def test_both_databases_open_with_their_key_only_and_hold_nothing_in_plain(tmp_p
     assert erase(workspace, "north", [study], pseudonyms=[secret]).remaining == ()
     with closing(open_private(workspace)) as db:
         assert db.execute("select patient_id from staging.patient").fetchall() == [(anna,)]
+
+
+IN_PRIVATE, IN_PUBLISHED = b"words of the private build", b"words of the published one"
+
+
+def keep_one(workspace: Workspace, day: int) -> KeptBuild:
+    """A build of a few words, made and kept as `rwe build` does."""
+    made = [workspace.root / "made.duckdb", workspace.root / "shown.duckdb"]
+    keys = [private_key(workspace), published_key(workspace)]
+    for path, key, words in zip(made, keys, (IN_PRIVATE, IN_PUBLISHED), strict=True):
+        with duckdb.connect() as connection:
+            attach_database(connection, path, "it", key)
+            connection.execute("create table it.t as select ? as words", [words.decode()])
+    at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)
+    return keep(workspace, Finished(*made, at, f"{day:064x}", "0", ()))
+
+
+def holding(workspace: Workspace, words: bytes) -> list[str]:
+    return sorted(p.name for p in workspace.root.rglob("*") if p.is_file() and words in p.read_bytes())
+
+
+@pytest.mark.parametrize("keyed", ["encryption", "published", "both"])
+def test_no_build_of_before_the_key_stays_open(keyed: str, tmp_path: Path) -> None:
+    sealed = sealed_workspace(tmp_path)
+    open_shown = sealed.settings.published.model_copy(update={"encryption": None})
+    only = {
+        "encryption": {"published": open_shown},
+        "published": {"encryption": None},
+        "both": {},
+    }[keyed]
+    plain = Workspace(
+        sealed.root, sealed.settings.model_copy(update={"published": open_shown, "encryption": None})
+    )
+    sealed = Workspace(sealed.root, sealed.settings.model_copy(update=only))
+    before = [keep_one(plain, 1), keep_one(plain, 2)]
+    assert len(holding(plain, IN_PRIVATE)) == len(holding(plain, IN_PUBLISHED)) == 3
+    # The note of the older one is torn: it is no build any more, and its databases lie there yet.
+    (plain.private_builds / f"{before[0].build}.json").write_bytes(b"{")
+    first = keep_one(sealed, 3)
+    assert kept_builds(sealed) == (first,)
+    assert holding(sealed, IN_PRIVATE) == []
+    shown = [] if keyed != "encryption" else sorted([f"{first.build}.duckdb", "rwe.duckdb"])
+    assert holding(sealed, IN_PUBLISHED) == shown
+    second = keep_one(sealed, 4)
+    assert kept_builds(sealed) == (second, first)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from rwe.admission import KeptOut
 from rwe.audit import entries
 from rwe.blocklist import gate_of, key_path, open_blocklist
-from rwe.cli_keep import keep_app
+from rwe.cli_keep import _show_erased, keep_app
 from rwe.config import Workspace, add_site, open_workspace
 from rwe.errors import BuildError, ConfigError, PartialError, RweError, UsageError
 from rwe.intake import import_folder
@@ -31,6 +32,7 @@ from rwe.keeping.backup import MANIFEST, back_up, known_backups, restore
 from rwe.keeping.erase import erase, erase_blocked
 from rwe.keeping.landed import finish_interrupted
 from rwe.keeping.rollback import roll_back
+from rwe.keeping.search import Sought, files_with
 from rwe.keeping.trace import landed_line, trace
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import list_runs
@@ -199,14 +201,22 @@ def test_who_was_erased_and_lies_in_the_lake_again_is_in_no_table(workspace: Wor
     assert [p in kept_out for p in (RAW, "opted", "another", "anna")] == [True, True, True, False]
 
 
-def test_where_raw_bytes_are_gone_the_rows_are_taken_out_of_the_lake(workspace: Workspace) -> None:
+def test_where_raw_bytes_are_gone_the_rows_are_taken_out_of_the_lake(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     secret = pseudonym(workspace, RAW)
     for run in list_runs(workspace.landing):
         run.path.rename(workspace.root.parent / run.run)
-    found = erase(workspace, "north", [study()], patient_ids=[RAW])
+    found = erase(workspace, "north", [study()], pseudonyms=[secret])
+    assert not found.knows_ids  # no landed file tells it any more
     assert found.rows >= 5
     assert holding(workspace.root, RAW, secret) == set()
     assert rows(workspace.database, "select count(*) from cohort.survival") == [(3,)]
+    _show_erased(replace(found, rows=0, other_sites=("south",)))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Nothing of that pseudonym was here" in shown
+    assert "looked for the pseudonym alone" in shown
+    assert "rwe erase --site south" in shown
 
 
 def test_the_list_of_the_erased_lies_outside_and_names_nobody(workspace: Workspace) -> None:
@@ -421,3 +431,94 @@ def test_erase_says_which_files_of_ours_still_name_the_patient(workspace: Worksp
     assert holding(workspace.root, RAW, pseudonym(workspace, RAW)) == {"opted-out.txt"}
     last = list(entries(workspace.root))[-1]
     assert (last.command, last.site, last.outcome) == ("erase", "north", "partly")
+
+
+def test_a_short_id_and_what_others_say_of_the_patient_go_too(workspace: Workspace) -> None:
+    who = {"reference": "Patient/p7", "display": "LongIdName, Hans", "identifier": {"value": "MRN-4711"}}
+    told = {
+        "resourceType": "Observation",
+        "id": "told",
+        "subject": {"reference": "Patient/anna"},
+        "focus": [who],
+    }
+    askew = {"resourceType": "Observation", "id": "askew", "subject": [who]}
+    cut = json.dumps({"resourceType": "Patient", "id": "p7", "name": [{"family": "LongIdName"}]})[:-2]
+    readable = [("Observation", json.dumps(r).encode()) for r in (told, askew)]
+    land_lines(workspace, "north", [*readable, ("_unreadable", cut.encode())])
+    land(workspace, "south", *records("p7"))  # of the same index of persons
+    before = {r.run: r.manifest_sha256 for r in list_runs(workspace.landing, "south")}
+    found = erase(workspace, "north", [study()], patient_ids=["p7"])
+    assert found.lines == {"Observation": 1, "_unreadable": 1}
+    assert (found.blanked, found.remaining, found.other_sites) == (1, (), ("south",))
+    assert holding(workspace.root, "LongIdName", "MRN-4711") == set()
+    assert all("site=south" in path for path in holding(workspace.root, "Patient/p7"))
+    assert {r.run: r.manifest_sha256 for r in list_runs(workspace.landing, "south")} == before
+    for text in ("p7\n", "- p7  # asked\n", '["p7"]', "of Patient/p7."):
+        (workspace.root / "by-hand.txt").write_text(text)
+        assert workspace.root / "by-hand.txt" in files_with(workspace, Sought((), ("p7",)))
+    (workspace.root / "by-hand.txt").write_text("p77\nap7\nPatient/p77")
+    held = {p.relative_to(workspace.root).parts[:2] for p in files_with(workspace, Sought((), ("p7",)))}
+    assert held == {("landing", "site=south")}
+
+
+def test_what_analyses_keep_aside_goes_after_the_build_even_where_that_fails(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = workspace.evidence / "s" / "r1" / "reproduce"
+
+    def analysed_meanwhile(*_: Any, **__: Any) -> None:
+        aside.mkdir(parents=True)
+        (aside / "analysis.csv").write_text("time,event\n")
+        raise BuildError("the disk is full")
+
+    monkeypatch.setattr("rwe.keeping.erase.build", analysed_meanwhile)
+    with pytest.raises(PartialError, match="is erased from landing and lake"):
+        erase(workspace, "north", [study()], patient_ids=[RAW])
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    ("entries_", "message"),
+    [
+        ([("evidence/out", "../landing"), ("evidence/out/planted", None)], "behind a link"),
+        ([("evidence/out", "{outside}")], "leads out of it"),
+        ([("evidence/out", "../../../outside")], "leads out of it"),
+        ([("a/b/up", "../.."), ("evidence/out", "../a/b/up/../outside")], "leads out of it"),
+        ([("../planted", None)], "outside itself"),
+    ],
+)
+def test_a_backup_that_leads_out_of_its_folder_is_refused(
+    entries_: list[tuple[str, str | None]], message: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder, _ = back_up(workspace, tmp_path / "backups")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    some = next(f for f in manifest["files"] if f["path"] == "rwe.yaml")
+    for path, link in entries_:
+        linked = {"link": link.format(outside=outside), "sha256": ""} if link else {}
+        manifest["files"].append({**some, "path": path, **linked})
+    planted = folder / "files" / "evidence" / "out" / "planted"
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "files" / "rwe.yaml", planted)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=message):
+        restore(folder, tmp_path / "again")
+    assert list(outside.iterdir()) == []
+    assert not list(tmp_path.glob("*again*"))
+
+
+def test_links_within_the_workspace_come_back_and_others_are_not_backed_up(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    latest = workspace.evidence / "s" / "latest"
+    (latest.parent / "r1").mkdir(parents=True)
+    (latest.parent / "r1" / "evidence.json").write_text("{}")
+    latest.symlink_to("r1", target_is_directory=True)
+    folder, _ = back_up(workspace, tmp_path / "backups")
+    again = restore(folder, tmp_path / "again").root
+    assert (again / "evidence" / "s" / "latest").readlink() == Path("r1")
+    assert (again / "evidence" / "s" / "latest" / "evidence.json").read_text() == "{}"
+    (workspace.evidence / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="leads out of the workspace"):
+        back_up(workspace, tmp_path / "backups-of-tomorrow")

@@ -14,8 +14,10 @@ import pytest
 
 from rwe.config import Workspace
 from rwe.lake.pseudonyms import Pseudonymiser
+from rwe.site_settings import Site
 from rwe.study import Study, load_study
 from rwe.warehouse.build import build
+from rwe.warehouse.shared_texts import Texts, share_codes
 from tests.integration.landed import land, new_workspace
 from tests.support import ROOT
 
@@ -251,9 +253,20 @@ def test_ages_over_the_highest_one_shown_are_that_one_and_their_births_are_not_s
     assert rows(workspace.private_database, query)[0][0] > 91
 
 
-def test_rare_texts_and_codes_that_read_like_words_are_not_shown_and_are_counted(tmp_path: Path) -> None:
+#: What a hospital may write as a code of its own: a record number, a birth date, a surname, a lot, a code.
+ABOUT_ONE = ("mayor of the village", "00412345", "1950-03-01", "MEIER", "LOT-220301", "LOK-4711")
+
+
+def with_code_map(workspace: Workspace, path: Path, *lines: str) -> Workspace:
+    path.write_text("\n".join(["system,code,target_system,target_code,valid_from,valid_to", *lines, ""]))
+    settings = workspace.settings
+    return Workspace(workspace.root, settings.model_copy(update={"sites": {"north": Site(code_map=path)}}))
+
+
+def test_rare_texts_codes_and_systems_are_not_shown_and_are_counted(tmp_path: Path) -> None:
     study, workspace = the_study(tmp_path), new_workspace(tmp_path)
-    local = "http://hospital.example/drugs"
+    local, of_one = "http://hospital.example/drugs", "http://hospital.example/patients/meier-anna"
+    workspace = with_code_map(workspace, tmp_path / "map.csv", f"{local},LAB-0815,{SNOMED},268910001,,")
     records = []
     for n in range(5):
         patient = Patient(f"p{n}")
@@ -272,8 +285,11 @@ def test_rare_texts_and_codes_that_read_like_words_are_not_shown_and_are_counted
     rare = Patient("p0")
     rare.records = 100
     records += [
-        rare.record("Condition", code=concept(local, "mayor of the village"), onsetDateTime="2022-01-01"),
-        rare.record("Condition", code=concept(local, "LOK-4711"), onsetDateTime="2022-01-01"),
+        *(
+            rare.record("Condition", code=concept(local, code), onsetDateTime="2022-01-01")
+            for code in (*ABOUT_ONE, "LAB-0815")
+        ),
+        rare.record("Condition", code=concept(of_one, "1"), onsetDateTime="2022-01-01"),
         {
             **rare.drug("MedicationRequest", "", intent="order", authoredOn="2022-03-02"),
             "medicationCodeableConcept": {"text": "what the baker takes"},
@@ -284,17 +300,47 @@ def test_rare_texts_and_codes_that_read_like_words_are_not_shown_and_are_counted
     codes = (
         f"select distinct code from staging.condition_code where system = '{local}' order by code nulls last"
     )
-    assert rows(path, codes) == [("LOK-4711",), ("shared by all of them",), (None,)]
+    assert rows(path, codes) == [("LAB-0815",), ("shared by all of them",), (None,)]
     assert rows(
         path,
         "select n from meta.withheld where table_name = 'condition_code' and column_name = 'code'"
         " and rule = 'min_cell'",
-    ) == [(1,)]
+    ) == [(len(ABOUT_ONE) + 1,)]
+    unmapped = "select distinct system, code from meta.unmapped_code where resource_type = 'Condition'"
+    assert set(rows(path, unmapped)) == {(local, None), (local, "shared by all of them"), (None, None)}
+    assert (of_one, "1") in rows(workspace.private_database, unmapped)
     texts = "select distinct text from staging.medication_text order by text nulls last"
     assert rows(path, texts) == [("Tabletten vom Haus",), (None,)]
     assert len(rows(workspace.private_database, texts)) == 2
-    for words in (b"mayor of the village", b"what the baker takes"):
-        assert words not in path.read_bytes()
+    content = path.read_bytes()
+    assert b"shared by all of them" in content
+    for words in (*ABOUT_ONE[:1], *ABOUT_ONE[3:], of_one, "what the baker takes"):
+        assert words.encode() not in content
+
+
+def shared_of(codes: dict[str, int], *, no_dates: bool) -> set[str]:
+    """Of a hospital's own codes, each borne by so many patients, those that show where three must share."""
+    with closing(duckdb.connect()) as db:
+        db.execute("attach ':memory:' as made; create schema made.study; create schema made.ref")
+        db.execute("create table made.study.codelist (system varchar, code varchar)")
+        db.execute("create table made.ref.code_map as select 'x' as system, '20220301' as code")
+        db.execute("create table made.given (patient_id integer, system varchar, code varchar)")
+        for code, n in codes.items():
+            db.execute("insert into made.given select range, 'x', ? from range(?)", [code, n])
+        share_codes(
+            Texts(db, "made", "shown", "made.given as t", "code", "t.patient_id", 3), no_dates=no_dates
+        )
+        return {code for (code,) in db.execute("select code from shown where system = 'x'").fetchall()}
+
+
+def test_under_anchored_dates_a_code_that_holds_a_date_stays_out_however_many_share_it() -> None:
+    dated = ["LOT-220301", "LOT2022A", "1950-03-01", "01031950", "19500301", "3.1.1950", "2022/05", "052022"]
+    plain = ["LAB-0815", "8-544.01", "5-010.00", "01998822", "CRP", "00412345"]  # two OPS codes, a PZN
+    frequent = dict.fromkeys([*dated, *plain], 3)
+    assert shared_of(frequent, no_dates=False) == {*dated, *plain}
+    assert shared_of(frequent, no_dates=True) == set(plain)
+    named = {"20220301": 1, "CRP": 2}
+    assert shared_of(named, no_dates=True) == shared_of(named, no_dates=False) == {"20220301"}
 
 
 def test_every_column_of_words_and_every_table_of_meta_is_declared(tmp_path: Path) -> None:

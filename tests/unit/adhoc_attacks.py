@@ -48,6 +48,17 @@ ATTACKS: dict[str, str] = {
     "list files": "select * from glob('{folder}/*')",
     "SQL in a string": "from query('select 1')",
     "SQL as JSON": "from json_execute_serialized_sql(json_serialize_sql('select 1'))",
+    "SQL bound for its plan": "select json_serialize_plan('from read_csv(''{file}'')')",
+    "SQL bound for its plan, quoted": "select \"JSON_serialize_PLAN\"('from read_csv(''{file}'')')",
+    "SQL bound for its plan, with a schema": "select main.json_serialize_plan('from read_csv(''{file}'')')",
+    "SQL bound for its plan, chained": "select ('from read_csv(''{file}'')').json_serialize_plan()",
+    "SQL bound for its plan, in a lambda": "select list_transform(['from read_csv(''{file}'')'],"
+    " lambda q: json_serialize_plan(q, optimize := true))",
+    "SQL bound under explain": "explain select json_serialize_plan('from read_csv(''{file}'')')",
+    "SQL bound for its plan, far away": "select json_serialize_plan("
+    "'from read_csv(''http://127.0.0.1:{port}/a.csv'')')",
+    "SQL parsed": "select json_serialize_sql('select 1')",
+    "SQL out of JSON": "select json_deserialize_sql('{{}}')",
     "an address of memory": "from arrow_scan(0, 0, 0)",
     "secrets": "from duckdb_secrets()",
     "settings with their values": "from duckdb_settings()",

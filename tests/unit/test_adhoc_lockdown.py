@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ import yaml
 import rwe.cli
 from rwe import cli_sql
 from rwe.adhoc.session import PublishedDatabase, database_file, locked_session
+from rwe.adhoc.statements import RefusedError, admitted
 from rwe.config import init_workspace
 from rwe.errors import ConfigError, RweError
 from tests.unit.adhoc_attacks import ATTACKS, KEY, Target, listening, make_target
@@ -94,6 +96,8 @@ def test_what_is_refused_is_said_with_what_to_do(
         "select 'copy x to y; attach z' as text -- drop table t",
         "select 1;;select 2;",
         "select * from cohort.survival at_risk qualify row_number() over (order by time_days) = 1",
+        "select json_extract_string('{\"a\": 1}', '$.a'), json_object('a', 1), list_aggregate([1, 2], 'sum')",
+        "select strftime(date '2020-01-01', '%Y'), regexp_replace('a', 'a', 'b'), age(date '2020-01-01')",
         "select sum(time_days) filter (where time_days > 3) over () as days from cohort.survival limit 1",
     ],
 )
@@ -101,6 +105,27 @@ def test_a_question_is_answered(query: str, target: Target, run: Callable[..., t
     code, out, err = run("sql", "-c", query, *target.options())
     assert (code, err) == (0, "")
     assert out
+
+
+def test_no_function_of_this_duckdb_that_looks_into_a_string_of_sql_is_let_through() -> None:
+    table = "no_such_table_anywhere"
+    with closing(duckdb.connect()) as connection:
+        names = connection.execute(
+            "select distinct function_name from duckdb_functions() where function_type in ('scalar', 'macro')"
+            r" and regexp_full_match(function_name, '\w+') order by 1"
+        ).fetchall()
+        looked = set()
+        for (name,) in names:
+            query = f"select {name}('from {table}')"
+            try:
+                told = str(connection.execute(query).fetchall())
+            except duckdb.Error as e:
+                told = str(e)
+            if f"Table with name {table} does not exist" in told:
+                looked.add(name)
+                with pytest.raises(RefusedError, match=name):
+                    admitted(connection, query)
+    assert looked == {"json_serialize_plan"}
 
 
 def test_without_our_own_gate_duckdbs_locks_hold_too(target: Target, listener: Listener) -> None:

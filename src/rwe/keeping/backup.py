@@ -31,6 +31,7 @@ MANIFEST = "backup.json"
 _VERSION = 1
 _CHUNK = 1 << 20
 _SCRATCH = ("build-", "analyse-", "erase-")
+_NOT_OURS = "nothing was restored; `rwe backup` makes none like it: find out who changed it"
 _LOCKS = frozenset({".lock", "build.lock", ".rwe.yaml.lock"})
 
 
@@ -227,9 +228,16 @@ def _copy_all(root: Path, target: Path, secrets: frozenset[Path]) -> Iterator[Ba
             continue
         new = target / inside
         if path.is_symlink():
+            link = str(path.readlink())
+            if _leads_out(inside, link):
+                raise UsageError(
+                    "a link leads out of the workspace, and what it leads to would not be in the backup",
+                    where=str(inside),
+                    advice="put the file itself in its place, or remove the link",
+                )
             new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            new.symlink_to(path.readlink())
-            yield BackedUp(str(inside), 0, 0, "", link=str(path.readlink()))
+            new.symlink_to(link)
+            yield BackedUp(str(inside), 0, 0, "", link=link)
         elif path.is_dir():
             new.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif path.is_file():
@@ -268,23 +276,59 @@ def _copy_back(backup: Backup, files: Path, target: Path) -> None:
     target.mkdir(mode=0o700, parents=True)
     for name in ("landing", "lake", "quarantine", "private"):
         (target / name).mkdir(mode=0o700)
+    _refuse_ways_out(backup, files.parent)
     for one in backup.files:
-        inside = Path(one.path)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise UsageError("the backup names a file outside itself", where=str(files.parent))
-        new = target / inside
         if one.link is not None:
-            new.parent.mkdir(parents=True, exist_ok=True)
-            new.symlink_to(one.link)
             continue
+        inside = Path(one.path)
+        new = target / inside
         if not (files / inside).is_file() or _copy(files / inside, new) != one.sha256:
             raise RweError(
                 "a file of the backup is damaged or gone",
                 where=one.path,
                 advice="restore another backup; nothing was restored",
             )
-        new.chmod(one.mode)
+        new.chmod(one.mode & 0o777)
+    _link_back(backup, target, files.parent)
     _open_folders(target)
+
+
+def _refuse_ways_out(backup: Backup, source: Path) -> None:
+    """Raise UsageError where a file or link would lie, or lead, outside the folder it is restored into."""
+    links = {Path(f.path) for f in backup.files if f.link is not None}
+    for one in backup.files:
+        inside = Path(one.path)
+        if inside.is_absolute() or ".." in inside.parts or inside == Path():
+            raise UsageError("the backup names a file outside itself", where=str(source))
+        if links.intersection(inside.parents):
+            raise UsageError("the backup names a file behind a link", where=str(source), advice=_NOT_OURS)
+        if one.link is not None and _leads_out(inside, one.link):
+            raise UsageError("a link of the backup leads out of it", where=str(source), advice=_NOT_OURS)
+
+
+def _leads_out(inside: Path, link: str) -> bool:
+    """Whether a link at a path of the workspace has a target that is absolute or above the workspace."""
+    if Path(link).is_absolute():
+        return True
+    return Path(os.path.normpath(inside.parent / link)).parts[:1] == (os.pardir,)
+
+
+def _link_back(backup: Backup, target: Path, source: Path) -> None:
+    """Links come last: no file is written through one. By way of each other they may lead out even so."""
+    made = [(target / f.path, f.link) for f in backup.files if f.link is not None]
+    for new, link in made:
+        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new.symlink_to(link)
+    for new, _ in made:
+        if not _resolved(new).is_relative_to(target.resolve()):
+            raise UsageError("a link of the backup leads out of it", where=str(source), advice=_NOT_OURS)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # links in a circle lead nowhere
+        return path
 
 
 def _open_folders(target: Path) -> None:

@@ -16,27 +16,26 @@ from pathlib import Path
 from rwe import deaths, linking
 from rwe.blocklist import Blocklist, blocked_at, open_blocklist, patients_of
 from rwe.config import Workspace
-from rwe.errors import PartialError, RweError, UsageError
+from rwe.errors import LandingError, PartialError, RweError, UsageError
 from rwe.keeping import pooled
 from rwe.keeping.backup import known_backups
-from rwe.keeping.landed import Cut, Cutter, finish_interrupted, raw_is_there, site_lock
-from rwe.keeping.search import files_with
+from rwe.keeping.landed import LONG_ENOUGH, Cut, Cutter, finish_interrupted, raw_is_there, site_lock
+from rwe.keeping.search import Sought, files_with
 from rwe.lake.pseudonyms import Pseudonymiser, reference_target
 from rwe.lake.write import runs_in_lake
-from rwe.landing import Run, list_runs
+from rwe.landing import Run, list_runs, open_run
 from rwe.progress import SILENT, Progress
 from rwe.study import Study
 from rwe.warehouse.build import build, only_build
 from rwe.warehouse.builds import current_build, kept_builds, remove
-
-_LONG_ENOUGH = 6  # characters: a shorter id occurs in other words
 
 
 @dataclass(frozen=True)
 class Erased:
     """What went. `lines` landed by type; `blanked` are references in records of others; `rows` of runs whose
     raw bytes were gone; `builds` kept before; `remaining` are files that still hold the patient, to be seen
-    to by hand; `backups` were made before and may hold the patient."""
+    to by hand; `backups` were made before and may hold the patient. `other_sites` have landed a Patient of
+    the same id. `knows_ids`: an id was known to be looked for; else the search was for pseudonyms alone."""
 
     site: str
     patients: int
@@ -47,6 +46,8 @@ class Erased:
     builds: int = 0
     backups: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
+    other_sites: tuple[str, ...] = ()
+    knows_ids: bool = True
 
     @property
     def was_found(self) -> bool:
@@ -85,8 +86,7 @@ def erase(
         _remember(blocklist, site, ids, persons)
         found = _take_out(workspace, site, runs, ids, persons)
     builds = _build_anew(workspace, studies, progress)
-    words = [*persons, *(i for i in ids if len(i) >= _LONG_ENOUGH)]
-    _forget_bundles(workspace)
+    remaining, other_sites = _remaining(workspace, site, _sought(ids, persons))
     return Erased(
         site=site,
         patients=len(named),
@@ -96,7 +96,9 @@ def erase(
         runs=len(found.cut.runs),
         builds=builds,
         backups=tuple(str(b.path) for b in known_backups(workspace)),
-        remaining=_remaining(workspace, words),
+        remaining=remaining,
+        other_sites=other_sites,
+        knows_ids=bool(ids),
     )
 
 
@@ -195,8 +197,24 @@ def _remember(blocklist: Blocklist, site: str, ids: frozenset[str], persons: fro
     blocklist.add({*(blocklist.by_id(site, i) for i in ids), *map(blocklist.by_pseudonym, persons)})
 
 
+def _sought(ids: Collection[str], persons: Collection[str]) -> Sought:
+    long = [i for i in ids if len(i) >= LONG_ENOUGH]
+    return Sought((*persons, *long), tuple(i for i in ids if len(i) < LONG_ENOUGH))
+
+
 def _build_anew(workspace: Workspace, studies: Sequence[Study], progress: Progress) -> int:
-    """A new build; all kept before go, for the patient is in them. Without one, no database stays."""
+    """A new build; all kept before go, for the patient is in them. Without one, no database stays.
+
+    Rows that analyses kept aside go last, whether it was built or not: until then an analysis may make them
+    of the database of before.
+    """
+    try:
+        return _rebuild(workspace, studies, progress)
+    finally:
+        _forget_bundles(workspace)
+
+
+def _rebuild(workspace: Workspace, studies: Sequence[Study], progress: Progress) -> int:
     before = [k.build for k in kept_builds(workspace)]
     try:
         if workspace.database.exists() or workspace.private_database.exists() or before:
@@ -226,17 +244,35 @@ def _forget_bundles(workspace: Workspace) -> None:
         shutil.rmtree(folder)
 
 
-def _remaining(workspace: Workspace, words: Sequence[str]) -> tuple[str, ...]:
+def _remaining(workspace: Workspace, site: str, sought: Sought) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Files that still hold the patient, by their path in the workspace: files kept by hand, such as a list
-    of who opted out. What an analysis keeps aside is removed: it is made again."""
-    left = []
-    for path in files_with(workspace, words):
+    of who opted out. And the other sites whose landed runs hold the same id: nobody may edit those, their
+    hashes are in their manifests. What an analysis keeps aside is removed: it is made again."""
+    landed = _landed_elsewhere(workspace, site)
+    left, others = [], set()
+    for path in files_with(workspace, sought):
         inside = path.relative_to(workspace.root)
-        if _is_cache(inside):
+        if path in landed:
+            others.add(landed[path])
+        elif _is_cache(inside):
             path.unlink()
         else:
             left.append(str(inside))
-    return tuple(left)
+    return tuple(left), tuple(sorted(others))
+
+
+def _landed_elsewhere(workspace: Workspace, site: str) -> dict[Path, str]:
+    """The files that manifests of other sites' runs name, and whose they are. A run that cannot be opened
+    names none: the patient is erased by now, and its files are listed."""
+    named: dict[Path, str] = {}
+    for path in workspace.landing.glob("site=*/run=*"):
+        try:
+            run = open_run(path)
+        except LandingError:
+            continue
+        if run.site != site:
+            named |= {path / entry.name: run.site for entry in run.manifest.files}
+    return named
 
 
 def _is_cache(path: Path) -> bool:

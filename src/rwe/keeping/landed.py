@@ -26,10 +26,11 @@ import zstandard
 from rwe.blocklist import patients_of, without_blocked
 from rwe.crypt import Cipher, place
 from rwe.errors import LandingError
-from rwe.landing import COHORT, DELETED, MANIFEST, Run
+from rwe.landing import COHORT, DELETED, MANIFEST, UNREADABLE, Run
 from rwe.manifest import ErasedNote, LandedFile
 
-_LONG_ENOUGH = 6  # characters: a shorter id occurs in other words
+#: Characters; a shorter id occurs in other words and is looked for with what delimits it.
+LONG_ENOUGH = 6
 _BATCH = 1 << 17
 
 
@@ -87,7 +88,8 @@ def raw_is_there(run: Run) -> bool:
 
 class Cutter:
     """Rewrites runs of one site without the lines of patients. `is_gone` tells them by Patient id; `ids` are
-    the ids that are known, looked for in lines of any kind; `cohort_gone` are their pseudonyms."""
+    the ids that are known: long ones are looked for anywhere in lines of any kind, short ones only where
+    something sets them apart (see `rwe.blocklist.without_blocked`). `pseudonyms` are theirs."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Cutter:
         cipher: Cipher | None,
     ) -> None:
         self._is_gone, self._pseudonyms, self._cipher = is_gone, pseudonyms, cipher
-        long = sorted(re.escape(i).encode() for i in ids if len(i) >= _LONG_ENOUGH)
+        long = sorted(re.escape(i).encode() for i in ids if len(i) >= LONG_ENOUGH)
         self._mentions = re.compile(b"|".join(long)) if long else None
         self.cut = Cut()
 
@@ -151,7 +153,7 @@ class Cutter:
     def _kept(self, resource_type: str, line: bytes) -> bytes | None:
         if resource_type == DELETED and self._is_tombstone_of_gone(line):
             return None
-        kept = without_blocked(line, self._is_gone)
+        kept = without_blocked(line, self._is_gone, is_unreadable=resource_type == UNREADABLE)
         if kept is not None and self._mentions and self._mentions.search(kept):
             return None
         return kept

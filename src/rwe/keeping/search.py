@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,55 @@ from rwe.crypt import SUFFIX, UnsealError, place
 from rwe.errors import RweError
 from rwe.lake.connection import open_duckdb
 from rwe.lake.sealed import address
+from rwe.landing import UNREADABLE
 from rwe.warehouse.opening import open_file, private_key, published_key
 
 _CHUNK = 1 << 20
+_MOST_BYTES = 160  # of a match: a pseudonym, or an id with what stands around it
+#: Folders that only programs write in: there a short id in quotes may be any code or count.
+_OURS = frozenset({"landing", "lake", "quarantine", "evidence", "published"})
 
 
-def files_with(workspace: Workspace, words: Sequence[str]) -> tuple[Path, ...]:
-    """The files that hold one of the words, as bytes of their content, sorted.
+@dataclass(frozen=True)
+class Sought:
+    """What to look for. `words` are found anywhere. `short_ids` are Patient ids so short that they occur in
+    other words: found as `Patient/ID`, and in files kept by hand and unreadable lines also in quotes or as
+    the first word of a line."""
+
+    words: tuple[str, ...]
+    short_ids: tuple[str, ...] = ()
+
+    def pattern_for(self, inside: Path) -> re.Pattern[bytes]:
+        """The pattern for a file, by its path in the workspace. It means the same to re and to DuckDB."""
+        alternatives = [re.escape(w.encode()) for w in self.words]
+        for one in self.short_ids:
+            word = re.escape(one.encode())
+            alternatives.append(rb"Patient\\?/" + word + _BEHIND)
+            if _is_unreadable(inside) or _is_by_hand(inside):
+                alternatives += [rb"[\"']" + word + rb"[\"']", rb"\"id\"\s*:\s*\"?" + word + _BEHIND]
+            if _is_by_hand(inside):
+                alternatives.append(rb"(?:^|\n)(?:- )?" + word + rb"(?:[ \t\r\n,;#]|$)")
+        return re.compile(b"|".join(alternatives))
+
+
+_BEHIND = rb"\.?(?:[^A-Za-z0-9.\-]|$)"  # a full stop ends a sentence more often than an id
+
+
+def _is_unreadable(inside: Path) -> bool:
+    return inside.parts[0] == "landing" and inside.name.startswith(UNREADABLE)
+
+
+def _is_by_hand(inside: Path) -> bool:
+    return inside.parts[0] not in _OURS and ".duckdb" not in inside.name and ".parquet" not in inside.name
+
+
+def files_with(workspace: Workspace, sought: Sought) -> tuple[Path, ...]:
+    """The files that hold what is sought, as bytes of their content, sorted.
 
     A file is read as it lies and as what it is: decompressed, decrypted with the workspace's keys, a database
     or Parquet file value by value. A file that cannot be read so counts as holding it: nobody can say that it
     does not.
     """
-    pattern = re.compile(b"|".join(re.escape(w.encode()) for w in words))
     known: dict[tuple[int, int], bool] = {}
     found = []
     for path in sorted(workspace.root.rglob("*")):
@@ -39,6 +76,7 @@ def files_with(workspace: Workspace, words: Sequence[str]) -> tuple[Path, ...]:
         about = path.stat()
         identity = (about.st_dev, about.st_ino)  # the current database has two names
         if identity not in known:
+            pattern = sought.pattern_for(path.relative_to(workspace.root))
             known[identity] = _holds(workspace, path, pattern)
         if known[identity]:
             found.append(path)
@@ -46,9 +84,8 @@ def files_with(workspace: Workspace, words: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _holds(workspace: Workspace, path: Path, pattern: re.Pattern[bytes]) -> bool:
-    longest = max(len(p) for p in pattern.pattern.split(b"|"))
     try:
-        if _in_chunks(_plain(path), pattern, longest):
+        if _in_chunks(_plain(path), pattern):
             return True
         name = path.name.removesuffix(SUFFIX)
         if name.endswith(".parquet"):
@@ -56,7 +93,7 @@ def _holds(workspace: Workspace, path: Path, pattern: re.Pattern[bytes]) -> bool
         if ".duckdb" in name:
             return name.endswith(".duckdb") and _in_database(workspace, path, pattern)
         if name != path.name or name.endswith((".zst", ".gz")):
-            return _in_chunks(_opened(workspace, path, name), pattern, longest)
+            return _in_chunks(_opened(workspace, path, name), pattern)
     except (OSError, RweError, UnsealError, duckdb.Error, zstandard.ZstdError, zlib.error, EOFError):
         return True
     return False
@@ -84,13 +121,16 @@ def _opened(workspace: Workspace, path: Path, name: str) -> Iterator[bytes]:
             yield chunk
 
 
-def _in_chunks(chunks: Iterator[bytes], pattern: re.Pattern[bytes], longest: int) -> bool:
-    tail = b""
+def _in_chunks(chunks: Iterator[bytes], pattern: re.Pattern[bytes]) -> bool:
+    """A match at the very end waits for the next chunk: what comes behind an id may be more of it."""
+    held, is_first = b"", True
     for chunk in chunks:
-        if pattern.search(tail + chunk):
+        held += chunk
+        if any(m.end() < len(held) and (is_first or m.start()) for m in pattern.finditer(held)):
             return True
-        tail = chunk[-longest:]
-    return False
+        if len(held) > _MOST_BYTES:
+            held, is_first = held[-_MOST_BYTES:], False
+    return any(is_first or m.start() for m in pattern.finditer(held))
 
 
 def _in_parquet(workspace: Workspace, path: Path, pattern: re.Pattern[bytes]) -> bool:

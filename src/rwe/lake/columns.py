@@ -392,7 +392,7 @@ def reading(resource_type: str, birth_date: str, excluded_labels: frozenset[str]
         "rwe_moment_ok(meta.lastUpdated)",
     ]
     if "patient_id" in LAKE_TABLES[resource_type]:
-        made.checks.append("rwe_patient is not null")
+        made.checks.append("subject.reference is not null and rwe_patient is not null")
     return made
 
 

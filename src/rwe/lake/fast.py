@@ -29,7 +29,7 @@ from rwe.lake.careful import CarefulReader
 from rwe.lake.connection import open_duckdb
 from rwe.lake.feed import LONGEST_LINE, Feed
 from rwe.lake.macros import create_macros
-from rwe.lake.parsed import needed_columns
+from rwe.lake.parsed import parsed_columns
 from rwe.lake.schema import CONTENT_HASH, LAKE_TABLES
 from rwe.lake.sealed import address
 from rwe.lake.store import PARQUET
@@ -73,9 +73,8 @@ class FastReader:
     def _prepared(self) -> Iterator[bytes]:
         """The lines that DuckDB is to read; the others go the careful way at once."""
         feed = Feed(self._context, self._type, self._sampled_below)
-        done = frozenset(np.flatnonzero(self._is_done).tolist())
         for number, line in enumerate(self._run.open(self._type), start=1):
-            if number in done:
+            if number < len(self._is_done) and self._is_done[number]:
                 continue
             prepared = feed.prepare(number, line)
             if prepared is None:
@@ -163,7 +162,7 @@ class FastReader:
         """The statement that turns lines into rows; the names in it are ours, the literals quoted."""
         context, careful = self._context, self._careful
         made = columns.reading(self._type, context.mapping.birth_date, context.excluded_labels)
-        kinds = ", ".join(f"'{k}': '{v}'" for k, v in needed_columns(self._type).items())
+        kinds = ", ".join(f"'{k}': '{v}'" for k, v in parsed_columns(self._type).items())
         started = f"cast('{careful.started_at.isoformat(sep=' ')}' as TIMESTAMP)"
         version = "regexp_full_match(meta.versionId, '[0-9]{1,18}')"
         common = {

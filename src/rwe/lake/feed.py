@@ -2,16 +2,15 @@
 
 DuckDB casts silently: a number or an object becomes a text where a text is expected, "7" a number. So every
 line is decoded once by its own types first; msgspec does that in a few microseconds, and says no where DuckDB
-says nothing. Concepts, reference ranges and references are few, written again and again: each distinct one is
-looked at once, with the eyes of the careful way, and each id that is referred to is hashed once.
+says nothing. Concepts and reference ranges are few, written again and again: each distinct one is looked at
+once, with the eyes of the careful way. The ids are at hand then, and each distinct one is hashed once.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable
 from functools import cache
-from operator import attrgetter
 from typing import Any, get_args
 
 import msgspec
@@ -21,7 +20,6 @@ from rwe.lake.context import SiteContext
 from rwe.lake.elements import RESOURCES, ConceptIn, ReferenceIn, ReferenceRangeIn
 from rwe.lake.findings import RejectedError
 from rwe.lake.observation_rows import reference_ranges
-from rwe.lake.parsed import REFERENCES
 from rwe.lake.reader import PartReader
 from rwe.lake.texts import TextValue
 
@@ -34,6 +32,36 @@ _MOST_DISTINCT = 50_000
 
 _OPENING = 0x7B  # {
 
+#: Which element refers to what, besides the subject: where the reference is, the type, and the column for it.
+_References = tuple[tuple[Callable[[Any], ReferenceIn | None], str, str], ...]
+_Known = tuple[Callable[[Any], ReferenceIn | None], str, str, dict[str | None, str]]
+
+
+def _first(resource: Any) -> ReferenceIn | None:
+    found = resource.authorizingPrescription
+    return found[0] if found else None
+
+
+_SUBJECT: _References = ((lambda r: r.subject, "Patient", "rwe_patient"),)
+_ENCOUNTER: _References = ((lambda r: r.encounter, "Encounter", "rwe_encounter"),)
+_CONTEXT: _References = ((lambda r: r.context, "Encounter", "rwe_encounter"),)
+_DRUG: _References = ((lambda r: r.medicationReference, "Medication", "rwe_medication"),)
+_REFERENCES: dict[str, _References] = {
+    "MedicationAdministration": (
+        *_SUBJECT,
+        *_DRUG,
+        *_CONTEXT,
+        (lambda r: r.request, "MedicationRequest", "rwe_request"),
+    ),
+    "MedicationRequest": (*_SUBJECT, *_DRUG, *_ENCOUNTER),
+    "MedicationDispense": (*_SUBJECT, *_DRUG, *_CONTEXT, (_first, "MedicationRequest", "rwe_request")),
+    "MedicationStatement": (*_SUBJECT, *_DRUG, *_CONTEXT),
+    "Observation": (*_SUBJECT, *_ENCOUNTER),
+    "Condition": (*_SUBJECT, *_ENCOUNTER),
+    "Procedure": (*_SUBJECT, *_ENCOUNTER),
+    "Encounter": (*_SUBJECT, (lambda r: r.partOf, "Encounter", "rwe_encounter")),
+}
+
 
 @cache
 def _fed(resource_type: str) -> tuple[type[msgspec.Struct], tuple[tuple[str, Any], ...]]:
@@ -41,11 +69,10 @@ def _fed(resource_type: str) -> tuple[type[msgspec.Struct], tuple[tuple[str, Any
 
     Those are left as bytes.
     """
-    followed = {name for name, _, _ in REFERENCES.get(resource_type, ())}
     fields, once = [], []
     for f in msgspec.structs.fields(RESOURCES[resource_type]):
         kinds = {ConceptIn, list[ConceptIn], list[ReferenceRangeIn]} & set(get_args(f.type))
-        if kinds or f.name in followed:
+        if kinds:
             once.append((f.name, f.type))
             fields.append((f.name, msgspec.Raw, msgspec.field(default=_NONE, name=f.encode_name)))
         elif f.required:
@@ -56,14 +83,14 @@ def _fed(resource_type: str) -> tuple[type[msgspec.Struct], tuple[tuple[str, Any
 
 
 _NONE = msgspec.Raw(b"")
-#: A reference as most servers write it: nothing beside it, nothing to unescape.
-_PLAIN = re.compile(rb'\{"reference":"([A-Za-z]+)/([A-Za-z0-9\-.]{1,64})"\}')
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 class _Concepts:
     """Whether the concepts of one field are in order, each distinct one looked at once."""
 
-    def __init__(self, context: SiteContext, kind: Any) -> None:
+    def __init__(self, context: SiteContext, name: str, kind: Any) -> None:
+        self.name = name
         self._decode = msgspec.json.Decoder(kind).decode
         self._reader = PartReader(context.mapping)
         self.known: dict[bytes, str | None] = {}
@@ -89,47 +116,6 @@ class _Concepts:
         return ""
 
 
-class _Targets:
-    """The pseudonyms of what one field refers to, each distinct reference followed once."""
-
-    def __init__(self, context: SiteContext, resource_type: str, column: str, kind: Any) -> None:
-        self._type, self._column = resource_type, column
-        self._decode = msgspec.json.Decoder(kind).decode
-        self._pseudonyms = context.mapping.pseudonyms
-        self._hash = self._pseudonyms.hasher(resource_type)
-        self._plain_type = resource_type.encode()
-        self.known: dict[bytes, str | None] = {}
-
-    def look(self, content: bytes) -> str | None:
-        """What is to be written into the line; None where it is to go the careful way."""
-        plain = _PLAIN.fullmatch(content)
-        if plain and plain[1] == self._plain_type:
-            found: str | None = f'"{self._column}":"{self._hash(plain[2].decode())}",'
-        else:
-            found = self._follow(content)
-        if len(self.known) >= _MOST_REMEMBERED:
-            self.known.clear()
-        self.known[content] = found
-        return found
-
-    def _follow(self, content: bytes) -> str | None:
-        try:
-            json.loads(content, object_pairs_hook=_without_repeats)  # DuckDB does not look into it
-            found: Any = self._decode(content)
-        except (ValueError, RecursionError):
-            return None
-        if found is None:
-            return ""
-        first: ReferenceIn | None = (found[0] if found else None) if isinstance(found, list) else found
-        target = self._pseudonyms.of_reference(first.reference, self._type) if first else None
-        return None if target is None else f'"{self._column}":"{target}",'
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> None:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError
-
-
 class Feed:
     """Prepares the lines of one type of one site. Not to be shared by threads."""
 
@@ -137,15 +123,11 @@ class Feed:
         self._type, self._sampled_below = resource_type, sampled_below
         struct, once = _fed(resource_type)
         self._decode = msgspec.json.Decoder(struct).decode
-        references = {name: (to, column) for name, to, column in REFERENCES.get(resource_type, ())}
-        looked = [
-            _Targets(context, *references[name], kind) if name in references else _Concepts(context, kind)
-            for name, kind in once
-        ]
-        self._looks = [(one.known.get, one.look) for one in looked]
-        self._fields = attrgetter("id", "resourceType", *(name for name, _ in once))
-        self._texts = context.mapping.texts
-        self._hash = context.mapping.pseudonyms.hasher(resource_type)
+        self._concepts = [_Concepts(context, name, kind) for name, kind in once]
+        self._pseudonyms, self._texts = context.mapping.pseudonyms, context.mapping.texts
+        self._hash = self._pseudonyms.hasher(resource_type)
+        self._hashers = {t: self._pseudonyms.hasher(t) for t in RESOURCES}
+        self._references: list[_Known] = [(*r, {}) for r in _REFERENCES.get(resource_type, ())]
         self._may_contain = resource_type.startswith("Medication") and resource_type != "Medication"
         self._has_text = resource_type == "Observation"
 
@@ -157,36 +139,61 @@ class Feed:
             resource: Any = self._decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        resource_id, resource_type, *parts = self._fields(resource)
         has_contained = self._may_contain and resource.contained is not None
-        if resource_id is None or resource_type != self._type or has_contained:
+        if resource.id is None or resource.resourceType != self._type or has_contained:
             return None
-        pseudonym = self._hash(resource_id)
+        pseudonym = self._hash(resource.id)
         if pseudonym < self._sampled_below and validate.explain(line, self._type):
             return None
-        added = self._added(resource, parts)
-        if added is None:
+        said, referred = self._in_order(resource), self._referred(resource)
+        if said is None or referred is None:
             return None
-        return f'{{"rwe_line":{number},"rwe_id":"{pseudonym}",{added}'.encode() + line[1:]
+        return f'{{"rwe_line":{number},"rwe_id":"{pseudonym}",{said}{referred}'.encode() + line[1:]
 
-    def _added(self, resource: Any, parts: list[msgspec.Raw]) -> str | None:
-        """What its parts and its text add to the line; None where one is not in order."""
+    def _in_order(self, resource: Any) -> str | None:
+        """What its concepts and reference ranges add to the line; None where one is not in order."""
         added = ""
-        for part, (known, look) in zip(parts, self._looks, strict=True):
-            if part is not _NONE:
-                content = bytes(part)
-                said = known(content)
+        for concepts in self._concepts:
+            raw = getattr(resource, concepts.name)
+            if raw is not _NONE:
+                content = bytes(raw)
+                said = concepts.known.get(content)
                 if said is None:
-                    said = look(content)
+                    said = concepts.look(content)
                     if said is None:
                         return None
                 added += said
+        return added
+
+    def _referred(self, resource: Any) -> str | None:
+        """The pseudonyms of what it refers to, and what its text says; None where that is in doubt."""
+        head = ""
+        for where, resource_type, column, known in self._references:
+            reference = where(resource)
+            if reference is not None:
+                text = reference.reference
+                target = known.get(text) or self._follow(text, resource_type, known)
+                if target is None:
+                    return None
+                head += f'"{column}":"{target}",'
         if self._has_text and resource.valueString is not None:
             value = self._texts.value(resource.valueString)
             if value.is_left_out:
                 return None
-            added += _said(value)
-        return added
+            head += _said(value)
+        return head
+
+    def _follow(self, text: str | None, resource_type: str, known: dict[str | None, str]) -> str | None:
+        plain = f"{resource_type}/"
+        if text is not None and text.startswith(plain) and _ID.fullmatch(text, len(plain)):
+            found: str | None = self._hashers[resource_type](text[len(plain) :])
+        else:
+            found = self._pseudonyms.of_reference(text, resource_type)
+        if found is not None and text is not None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            known[text] = found
+        return found
 
 
 def _said(value: TextValue) -> str:

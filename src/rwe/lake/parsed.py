@@ -23,74 +23,24 @@ FED_COLUMNS: dict[str, str] = {
 }
 
 
-#: Which element refers to what: its name, the type it refers to, and the column for its pseudonym.
-_References = tuple[tuple[str, str, str], ...]
-
-_SUBJECT: _References = (("subject", "Patient", "rwe_patient"),)
-_ENCOUNTER: _References = (("encounter", "Encounter", "rwe_encounter"),)
-_CONTEXT: _References = (("context", "Encounter", "rwe_encounter"),)
-_DRUG: _References = (("medicationReference", "Medication", "rwe_medication"),)
-REFERENCES: dict[str, _References] = {
-    "MedicationAdministration": (
-        *_SUBJECT,
-        *_DRUG,
-        *_CONTEXT,
-        ("request", "MedicationRequest", "rwe_request"),
-    ),
-    "MedicationRequest": (*_SUBJECT, *_DRUG, *_ENCOUNTER),
-    "MedicationDispense": (
-        *_SUBJECT,
-        *_DRUG,
-        *_CONTEXT,
-        ("authorizingPrescription", "MedicationRequest", "rwe_request"),
-    ),
-    "MedicationStatement": (*_SUBJECT, *_DRUG, *_CONTEXT),
-    "Observation": (*_SUBJECT, *_ENCOUNTER),
-    "Condition": (*_SUBJECT, *_ENCOUNTER),
-    "Procedure": (*_SUBJECT, *_ENCOUNTER),
-    "Encounter": (*_SUBJECT, ("partOf", "Encounter", "rwe_encounter")),
-}
-
-#: Of these is looked only whether they are there: a line that has one goes the careful way.
-_DOUBTED = frozenset({"RangeIn", "RatioIn"})
-_PRESENT = 'STRUCT("-" VARCHAR)'  # a struct of DuckDB has a field at least
-
-
 def parsed_columns(resource_type: str) -> dict[str, str]:
-    """What is read of a resource of this type, as columns of DuckDB, and what was fed in."""
-    read = {f.encode_name: _duckdb_type(f.type, frozenset()) for f in _fields(resource_type)}
-    return read | FED_COLUMNS
-
-
-def needed_columns(resource_type: str) -> dict[str, str]:
-    """What DuckDB parses of a line: of what `feed.py` has read, and of what is doubted, that it is there."""
-    followed = {name for name, _, _ in REFERENCES.get(resource_type, ())}
-    read = {f.encode_name: _duckdb_type(f.type, _DOUBTED) for f in _fields(resource_type)}
-    read |= {name: f"{_PRESENT}[]" if read[name].endswith("[]") else _PRESENT for name in followed}
-    return read | FED_COLUMNS
-
-
-def _fields(resource_type: str) -> list[msgspec.inspect.Field]:
+    """What DuckDB parses of a line of this type: all that is read of the resource, and what was fed in."""
     kind = msgspec.inspect.type_info(RESOURCES[resource_type])
     if not isinstance(kind, msgspec.inspect.StructType):
         raise TypeError(resource_type)
-    return [f for f in kind.fields if f.encode_name != "referenceRange"]
+    read = {f.encode_name: _duckdb_type(f.type) for f in kind.fields if f.encode_name != "referenceRange"}
+    return read | FED_COLUMNS
 
 
-def _duckdb_type(kind: msgspec.inspect.Type, present: frozenset[str]) -> str:
-    """The type of DuckDB. Structs named in `present` come without what is in them."""
+def _duckdb_type(kind: msgspec.inspect.Type) -> str:
     if isinstance(kind, msgspec.inspect.UnionType):
-        given = (one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType))
-        return _duckdb_type(next(given), present)
+        return next(_duckdb_type(one) for one in kind.types if not isinstance(one, msgspec.inspect.NoneType))
     if isinstance(kind, msgspec.inspect.ListType):
-        return f"{_duckdb_type(kind.item_type, present)}[]"
+        return f"{_duckdb_type(kind.item_type)}[]"
     if isinstance(kind, msgspec.inspect.StructType):
-        if kind.cls.__name__ in present:
-            return _PRESENT
-        fields = [
-            f'"{f.encode_name}" {_duckdb_type(f.type, present)}' for f in kind.fields if not _is_raw(f.type)
-        ]
-        return f"STRUCT({', '.join(fields)})" if fields else _PRESENT
+        fields = [f'"{f.encode_name}" {_duckdb_type(f.type)}' for f in kind.fields if not _is_raw(f.type)]
+        inside = ", ".join(fields) or '"-" VARCHAR'  # a struct of DuckDB has a field at least
+        return f"STRUCT({inside})"
     return _SCALARS[type(kind)]
 
 

@@ -153,8 +153,8 @@ def _remove_plain(workspace: Workspace) -> None:
 
 
 def _is_encrypted(path: Path) -> bool:
-    """Whether the header of a DuckDB file says so: a checksum, `DUCK`, the version, then flags, the first bit of
-    which is this (duckdb, src/storage/storage_info.cpp, MainHeader)."""
+    """Whether the header of a DuckDB file says so: a checksum, `DUCK`, the version, then flags, of which this
+    is the first bit (duckdb, src/storage/storage_info.cpp, MainHeader)."""
     try:
         with path.open("rb") as f:
             header = f.read(28)

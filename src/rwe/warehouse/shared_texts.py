@@ -12,8 +12,8 @@ from rwe.codes import Code, InvalidCodeError, checked_systems
 #: A date within a text would bring the calendar back.
 _DATED = r"\d{4}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|(19|20)\d{2}"
 _YEAR, _MONTH, _DAY = r"(19|20)\d{2}", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
-#: A date within a code of a system that cannot be checked: `1950-03-01`, `01031950`, `LOT-2203`'s longer kin
-#: `LOT-220301` and `LOT2022A`. Narrower than `_DATED`: one in twenty numbers of eight digits holds `19..`.
+#: A date within a code of a system that cannot be checked, as in `1950-03-01`, `01031950`, `LOT-220301` and
+#: `LOT2022A`. Narrower than `_DATED`: one in ten numbers of eight digits holds `19` or `20` and two more.
 _DATED_CODE = "|".join(
     [
         rf"{_YEAR}{_MONTH}{_DAY}",
@@ -69,8 +69,8 @@ def share_systems(texts: Texts) -> None:
 
 
 def share_codes(texts: Texts, *, no_dates: bool = False) -> None:
-    """Make the table (system, code) of codes that are shown: those that their system's own rule admits, that a
-    study or a site's code map names, or that enough patients share, if asked without what is dated.
+    """Make the table (system, code) of codes that are shown: those that their system's own rule admits, that
+    a study or a site's code map names, or that enough patients share, if asked without what is dated.
 
     A code of a system without a rule may be anything: the number of a patient, a name, a day of birth.
     """
