@@ -62,8 +62,8 @@ def markdown(simulation: Simulation) -> str:
         "standard error; nominal is 95 %, and `well` is 93 to 97 % within twice the error that so many "
         "replicates have. `truth` of `strategies` is simulated, too, with an error of about 0.01.",
         "",
-        "`clone_censor_weight` here takes the Cox model of the treated arm's weights, whose mass tie at the end "
-        "of grace biases it a little (-0.02 to -0.04); the bundled study takes the logistic one.",
+        "`clone_censor_weight` here takes the Cox model of the treated arm's weights, whose mass tie at the "
+        "end of grace biases it a little (-0.02 to -0.04); the bundled study takes the logistic one.",
         "",
         "| estimator | what it is |",
         "|-|-|",
