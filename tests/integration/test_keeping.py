@@ -30,7 +30,6 @@ from rwe.errors import BuildError, ConfigError, PartialError, RweError, UsageErr
 from rwe.intake import import_folder
 from rwe.keeping.backup import MANIFEST, back_up, known_backups, restore
 from rwe.keeping.erase import erase, erase_blocked
-from rwe.keeping.landed import finish_interrupted
 from rwe.keeping.rollback import roll_back
 from rwe.keeping.search import Sought, files_with
 from rwe.keeping.trace import landed_line, trace
@@ -274,16 +273,6 @@ def test_an_erasure_that_is_killed_is_finished_by_the_next(
     assert rows(workspace.database, "select count(*) from cohort.survival") == [(3,)]
 
 
-def test_a_run_that_was_between_two_names_is_put_in_place(workspace: Workspace) -> None:
-    first, second = list_runs(workspace.landing)
-    first.path.rename(first.path.with_name(f".{first.path.name}.erased"))
-    half = second.path.with_name(f".{second.path.name}.erased")
-    half.mkdir()
-    finish_interrupted(workspace.landing, "north")
-    assert [r.run for r in list_runs(workspace.landing)] == [first.run, second.run]
-    assert not half.exists()
-
-
 def test_a_row_leads_back_to_its_line(workspace: Workspace) -> None:
     anna = pseudonym(workspace, "anna-3", "Observation")
     (traced,) = trace(workspace, "staging.observation", anna)
@@ -375,13 +364,6 @@ def test_a_damaged_backup_is_refused_whole(workspace: Workspace, tmp_path: Path)
         restore(folder, tmp_path / "again")
     with pytest.raises(UsageError, match="inside the workspace"):
         back_up(workspace, workspace.root / "backups")
-
-
-def test_a_workspace_of_another_version_is_refused_with_a_sentence(workspace: Workspace) -> None:
-    path = workspace.root / "rwe.yaml"
-    path.write_text(path.read_text().replace("version: 1", "version: 2"))
-    with pytest.raises(ConfigError, match="this rwe reads version 1; use the rwe that wrote the file"):
-        open_workspace(workspace.root)
 
 
 def typed(workspace: Workspace, *words: str) -> str:

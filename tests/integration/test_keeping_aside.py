@@ -1,4 +1,4 @@
-"""Backups that lead out of their folder, and an erasure whose build fails: on workspaces without a build."""
+"""Keeping workspaces that were not built: backups that lead out, erasures whose build fails, versions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
-from rwe.config import Workspace
-from rwe.errors import BuildError, PartialError, UsageError
+from rwe.config import Workspace, open_workspace
+from rwe.errors import BuildError, ConfigError, PartialError, UsageError
 from rwe.keeping.backup import MANIFEST, back_up, restore
 from rwe.keeping.erase import erase
+from rwe.keeping.landed import finish_interrupted
+from rwe.landing import list_runs
 from tests.integration.landed import land, new_workspace
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return new_workspace(tmp_path)
+    made = new_workspace(tmp_path)
+    made.private.mkdir(mode=0o700, exist_ok=True)
+    return made
 
 
 def test_what_analyses_keep_aside_goes_after_the_build_even_where_that_fails(
@@ -86,3 +90,22 @@ def test_links_within_the_workspace_come_back_and_others_are_not_backed_up(
     (workspace.evidence / "elsewhere").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="leads out of the workspace"):
         back_up(workspace, tmp_path / "backups-of-tomorrow")
+
+
+def test_a_workspace_of_another_version_is_refused_with_a_sentence(workspace: Workspace) -> None:
+    path = workspace.root / "rwe.yaml"
+    path.write_text(path.read_text().replace("version: 1", "version: 2"))
+    with pytest.raises(ConfigError, match="this rwe reads version 1; use the rwe that wrote the file"):
+        open_workspace(workspace.root)
+
+
+def test_a_run_that_was_between_two_names_is_put_in_place(workspace: Workspace) -> None:
+    for name in ("anna", "bela"):
+        land(workspace, "north", {"resourceType": "Patient", "id": name})
+    first, second = list_runs(workspace.landing)
+    first.path.rename(first.path.with_name(f".{first.path.name}.erased"))
+    half = second.path.with_name(f".{second.path.name}.erased")
+    half.mkdir()
+    finish_interrupted(workspace.landing, "north")
+    assert [r.run for r in list_runs(workspace.landing)] == [first.run, second.run]
+    assert not half.exists()

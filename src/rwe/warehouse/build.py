@@ -130,6 +130,7 @@ def only_build(workspace: Workspace) -> Iterator[None]:
 
     Raises BuildError where somebody does.
     """
+    workspace.private.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(workspace.private / "build.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
