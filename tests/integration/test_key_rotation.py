@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rwe.config import Workspace, init_workspace
+from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError, LakeError
 from rwe.intake import import_folder
 from rwe.study import load_studies
@@ -28,8 +28,9 @@ def workspace(tmp_path: Path) -> Workspace:
     shutil.copytree(STUDIES / "codelists", made.studies / "codelists")
     shutil.copy(STUDIES / "tiny_7v9.yaml", made.studies)
     import_folder(made, CASES / "d_tiny_7v9" / "fhir", "one")
-    build(made, load_studies(made.studies))
-    return made
+    declared = open_workspace(made.root)
+    build(declared, load_studies(declared.studies))
+    return declared
 
 
 def cohort(workspace: Workspace) -> tuple[set[str], Cohort]:
