@@ -99,11 +99,11 @@ def test_an_amendment_needs_a_reason_and_a_version_and_keeps_the_lock_of_before(
         lock_study(later)
     with pytest.raises(StudyError, match="version"):
         lock_study(later, amendment="the steering committee asked for 90 days")
-    later = study(folder, ("version: 1.0.0", "version: 1.1.0"))
+    later = study(folder, ("version: 1.1.0", "version: 1.2.0"))
     lock_study(later, amendment="the steering committee asked for 90 days")
     lock = read_lock(later)
     assert lock.status == "locked"
-    assert [e.version for e in lock.entries] == ["1.0.0", "1.1.0"]
+    assert [e.version for e in lock.entries] == ["1.1.0", "1.2.0"]
     assert lock.entries[0] == first
     assert lock.registration == "EUPAS100000"
     with pytest.raises(StudyError, match="as it stands"):
@@ -126,7 +126,7 @@ def test_a_log_changed_by_hand_is_refused(folder: Path) -> None:
 
 def test_an_entry_of_before_cannot_be_dropped(folder: Path) -> None:
     lock_study(study(folder))
-    later = study(folder, ("grace_days: 180", "grace_days: 90"), ("version: 1.0.0", "version: 1.1.0"))
+    later = study(folder, ("grace_days: 180", "grace_days: 90"), ("version: 1.1.0", "version: 1.2.0"))
     lock_study(later, amendment="a shorter grace period")
     path = lock_path(later)
     log = json.loads(path.read_text(encoding="utf-8"))
