@@ -18,34 +18,12 @@ from pydantic import Field
 
 from rwe.errors import EvidenceError
 from rwe.evidence.parts import BiasAutopsy, Diagnostics, Kinetics, LockSummary, Part, Safety
+from rwe.study.analyses import AnalysisName
 
 SCHEMA_VERSION: Final = "1.2"
 SCHEMA_PATH = Path(__file__).with_name("evidence.schema.json")
 
-AnalysisKind = Literal[
-    "naive_kaplan_meier",
-    "naive_logrank",
-    "naive_permutation",
-    "naive_cox",
-    "naive_firth",
-    "naive_rmst",
-    "landmark_kaplan_meier",
-    "landmark_logrank",
-    "landmark_permutation",
-    "landmark_cox",
-    "landmark_firth",
-    "landmark_rmst",
-    "landmark_weighting",
-    "landmark_aiptw",
-    "landmark_competing_risks",
-    "mantel_byar",
-    "simon_makuch",
-    "time_dependent_cox",
-    "time_dependent_firth",
-    "clone_censor_weight",
-    "sequential_trials",
-    "marginal_structural_model",
-]
+AnalysisKind = AnalysisName
 Estimand = Literal[
     "hazard_ratio",
     "chi_square",
