@@ -28,6 +28,15 @@ ending as (
     where handling = 'composite'
     union all
     select
+        study,
+        patient_id,
+        event_date as end_date,
+        'censored:' || event as end_reason,
+        3 as priority
+    from cohort.intercurrent_event
+    where handling = 'censored_with_weights'
+    union all
+    select
         i.study,
         i.patient_id,
         case
@@ -35,7 +44,7 @@ ending as (
             else coalesce(l.last_contact_date, i.index_date)
         end as end_date,
         p.censoring_rule as end_reason,
-        3 as priority
+        4 as priority
     from cohort.index_event as i
     inner join study.protocol as p on i.study = p.study
     left join cohort.last_contact as l on i.study = l.study and i.patient_id = l.patient_id
@@ -52,8 +61,8 @@ ranked as (
         e.priority < 3 as is_event,
         row_number() over (
             partition by a.study, a.patient_id
-            -- An event ends follow-up, however late the last contact; of two the earlier, death first.
-            order by case when e.priority < 3 then 0 else 1 end, e.end_date, e.priority, e.end_reason
+            -- What happened ends follow-up, however late the last contact; of two the earlier, death first.
+            order by case when e.priority < 4 then 0 else 1 end, e.end_date, e.priority, e.end_reason
         ) as precedence
     from analysed as a
     inner join study.protocol as p on a.study = p.study
@@ -70,7 +79,7 @@ select
     ranked.site, -- The hospital.
     ranked.index_date, -- Day 0.
     ranked.end_date, -- Last day of follow-up.
-    ranked.end_reason, -- death, composite:NAME, last_activity or data_cutoff.
+    ranked.end_reason, -- death, composite:NAME, censored:NAME, last_activity or data_cutoff.
     ranked.is_event, -- Whether follow-up ended with the outcome.
     cast(
         greatest(date_diff('day', ranked.index_date, ranked.end_date), 0) as integer

@@ -6,7 +6,7 @@ select
     m.patient_id, -- The patient.
     min(m.event_date) as event_date, -- The day.
     cast(min(date_diff('day', i.index_date, m.event_date)) as integer) as event_day, -- Days from index.
-    e.handling -- treatment_policy or composite.
+    e.handling -- treatment_policy, composite or censored_with_weights.
 from study.intercurrent_event as e
 inner join study.intercurrent_source as s on e.study = s.study and e.event = s.event
 inner join study.protocol as p on e.study = p.study

@@ -40,6 +40,6 @@ select
     case
         when timed.start_day is not null then p.treated_name else p.control_name
     end as strategy, -- Strategy by whether it was ever started: it looks ahead, so it only describes.
-    timed.end_reason -- death, composite:NAME, last_activity or data_cutoff.
+    timed.end_reason -- death, composite:NAME, censored:NAME, last_activity or data_cutoff.
 from timed
 inner join study.protocol as p on timed.study = p.study

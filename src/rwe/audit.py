@@ -20,6 +20,7 @@ import msgspec
 
 from rwe.config import Workspace
 from rwe.errors import PartialError, RweError
+from rwe.flow_run import current_flow_run
 from rwe.landing import Run
 
 FILE = "audit.ndjson"
@@ -29,7 +30,7 @@ FILE = "audit.ndjson"
 class AuditEntry:
     """One deed. `command` is the verb (`extract`, `build`, `erase`); `counts` are by type or table.
 
-    `outcome` is done, partly or failed.
+    `outcome` is done, partly or failed. `flow_run` is the scheduled run it was part of, if it was.
     """
 
     at: datetime
@@ -41,6 +42,7 @@ class AuditEntry:
     approval: str | None = None
     outcome: str = "done"
     counts: dict[str, int] = field(default_factory=dict)
+    flow_run: str | None = None
 
 
 def record(
@@ -68,6 +70,7 @@ def record(
         approval=approval,
         outcome=outcome,
         counts=dict(counts or {}),
+        flow_run=current_flow_run(),
     )
     line = msgspec.json.encode(entry) + b"\n"
     _append(root, line)

@@ -259,9 +259,9 @@ class Gate:
     def __init__(self, is_blocked: Callable[[str], bool], blocklist: Blocklist) -> None:
         self._is_blocked, self._blocklist = is_blocked, blocklist
 
-    def lines(self, raw_lines: Iterable[bytes]) -> list[bytes]:
-        """The lines that may land, references to erased patients blanked."""
-        kept = (without_blocked(line, self._is_blocked) for line in raw_lines)
+    def lines(self, raw_lines: Iterable[bytes], *, is_unreadable: bool) -> list[bytes]:
+        """The lines that may land, references to erased patients blanked. `is_unreadable`: as no resource."""
+        kept = (without_blocked(li, self._is_blocked, is_unreadable=is_unreadable) for li in raw_lines)
         return [line for line in kept if line is not None]
 
     def patients(self, patient_ids: Iterable[str]) -> frozenset[str]:

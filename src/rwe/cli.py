@@ -21,8 +21,12 @@ import rwe
 from rwe import cli_show, terminal
 from rwe.audit import audited
 from rwe.cli_deaths import import_deaths
+from rwe.cli_deploy import deploy
+from rwe.cli_federate import federate_app
+from rwe.cli_history import history_app
 from rwe.cli_keep import keep_app
 from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
+from rwe.cli_share import keys_app, share_app
 from rwe.cli_simulate import simulate
 from rwe.cli_sites import sites_app
 from rwe.cli_sql import register as register_sql
@@ -45,6 +49,8 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 app.add_typer(sites_app, name="sites")
+app.add_typer(federate_app, name="federate")
+app.add_typer(keys_app, name="keys")
 
 
 def _print_version(is_asked: bool) -> None:
@@ -201,9 +207,12 @@ def analyse(
         bool,
         typer.Option("--blind", help="Before the lock: balance, weights and power, no outcome by strategy."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a new refresh even if nothing is new.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the analyses a study asks for, and write its evidence.json.
+    """Run the analyses a study asks for, and write its evidence.json. Says so where nothing is new.
 
     Example: rwe analyse lenalidomide_after_car_t
 
@@ -217,13 +226,19 @@ def analyse(
         _analyse_blind(opened, found, as_json=as_json)
         return
     with terminal.progress_bars() as bars, audited(opened, "analyse", study=found.name) as deed:
-        result = run_analyses(opened, found, progress=bars)
+        result = run_analyses(opened, found, progress=bars, force=force)
         deed.counts = {"patients": result.evidence.cohort.n}
     if as_json:
-        cli_show.as_json({"refresh": result.refresh, "evidence": str(result.path)})
+        answer = {"refresh": result.refresh, "evidence": str(result.path), "is_new": result.is_new}
+        cli_show.as_json(answer)
+        return
+    if not result.is_new:
+        terminal.say(terminal.out, result.note)
+        terminal.say(terminal.out, f"Evidence: {result.path}")
         return
     terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
     cli_show.notes(result.evidence.warnings)
+    terminal.say(terminal.out, result.note)
     terminal.say(terminal.out, f"Evidence: {result.path}")
 
 
@@ -242,31 +257,36 @@ def _analyse_blind(opened: Workspace, study: Study, *, as_json: bool) -> None:
 
 @app.command()
 def report(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
-    """Make report.html from the newest evidence.json of a study.
+    """Make report.html from the newest evidence.json of a study; one that is there already stays.
 
     Example: rwe report lenalidomide_after_car_t
     """
     from rwe.analyse import latest_folder
-    from rwe.report.page import write_report
+    from rwe.history.report import report_of
 
     opened = open_chosen(workspace)
     name = find_study(study, opened.studies).name
     with audited(opened, "report", study=name):
-        folder = latest_folder(opened, name)
-        write_report(folder / "evidence.json", folder / "report.html")
-    terminal.say(terminal.out, f"Report: {folder / 'report.html'}")
+        page = report_of(latest_folder(opened, name))
+    terminal.say(terminal.out, f"Report: {page}")
 
 
 @app.command()
-def refresh(study: StudyArgument, workspace: WorkspaceOption = None) -> None:
-    """Build, analyse, report.
+def refresh(
+    study: StudyArgument,
+    workspace: WorkspaceOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a new refresh even if nothing is new.")
+    ] = False,
+) -> None:
+    """Build, analyse, report. Says so where nothing is new.
 
     Example: rwe refresh lenalidomide_after_car_t
     """
     opened = open_chosen(workspace)
     find_study(study, opened.studies)  # a mistake in the study is said before the work, not after
     build(opened.root)
-    analyse(study, opened.root)
+    analyse(study, opened.root, force=force)
     report(study, opened.root)
 
 
@@ -306,9 +326,12 @@ def demo(
 
 
 app.command("import-deaths")(import_deaths)
+app.command()(deploy)
 app.command()(simulate)
 register_sql(app)
 app.registered_commands += keep_app.registered_commands
+app.registered_commands += history_app.registered_commands
+app.registered_commands += share_app.registered_commands
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -13,7 +14,8 @@ from rwe.errors import ConfigError, SiteError
 from rwe.fhir.bundle import Resource, reference_id
 from rwe.fhir.client import RefusedError
 from rwe.fhir.search import Page, any_of, token
-from rwe.harvest import Cohort, Harvest, Token, batches
+from rwe.harvest import Cohort, Harvest, Token
+from rwe.side_by_side import batches, side_by_side
 
 _CANNOT_SEARCH = frozenset({400, 403, 404, 405, 422, 501})
 _FEW = 5
@@ -73,15 +75,18 @@ def find_cohort(harvest: Harvest, index_codes: Mapping[str, Sequence[Token]]) ->
             " and ".join(index_codes),
             advice="check base_url, and index_event.sources of the studies",
         )
-    with harvest.progress.step(f"{harvest.client.name}: index events", len(offered), "types") as step:
-        for source in offered:
-            for codes in batches(index_codes[source], _INDEX_CODES_A_REQUEST):
-                patients = _by_code(harvest, source, codes)
-                if source == "MedicationAdministration":
-                    patients |= _by_medication(harvest, codes)
-                for patient in sorted(patients):
-                    index_type.setdefault(patient, source)
-            step.advance()
+    works: list[tuple[str, Callable[[], set[str]]]] = []
+    for source in offered:
+        for codes in batches(index_codes[source], _INDEX_CODES_A_REQUEST):
+            works.append((source, partial(_by_code, harvest, source, codes)))
+            if source == "MedicationAdministration":
+                works.append((source, partial(_by_medication, harvest, codes)))
+    with harvest.progress.step(f"{harvest.client.name}: index events", len(works), "searches") as step:
+        workers = harvest.site.max_concurrency
+        found = side_by_side([work for _, work in works], workers=workers, step=step)
+    for (source, _), patients in zip(works, found, strict=True):
+        for patient in sorted(patients):
+            index_type.setdefault(patient, source)
     return Cohort(index_type)
 
 

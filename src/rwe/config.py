@@ -28,6 +28,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rwe.crypt import Cipher
 from rwe.errors import ConfigError
+from rwe.federate.settings import Federation
+from rwe.schedule_settings import Schedule
 from rwe.scratch import locked
 from rwe.settings_template import TEMPLATE
 from rwe.site_settings import Part, Site
@@ -88,6 +90,23 @@ class Published(Part):
     )
 
 
+class Release(Part):
+    """When evidence may leave: what must be new against every earlier release of the study."""
+
+    min_new_patients: int = Field(default=10, ge=1, description="Patients who were in no earlier release.")
+    min_new_events: int = Field(default=5, ge=1, description="Events that were in no earlier release.")
+
+
+class History(Part):
+    """What is kept of earlier refreshes beside their evidence."""
+
+    keep_ledgers: int = Field(
+        default=30,
+        ge=1,
+        description="For how many refreshes it is kept who was in them, so that two can be compared.",
+    )
+
+
 class Settings(Part):
     """The content of rwe.yaml."""
 
@@ -119,6 +138,16 @@ class Settings(Part):
         " lake; unset: they are kept.",
     )
     published: Published = Field(default_factory=Published)
+    history: History = Field(default_factory=History)
+    release: Release = Field(
+        default_factory=Release, description="How much must be new before a study's evidence leaves again."
+    )
+    federation: Federation = Field(
+        default_factory=Federation, description="What leaves this site in federated analyses, and when."
+    )
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="When things run by themselves, once `rwe deploy` has said so."
+    )
     approval: str | None = Field(
         default=None,
         min_length=1,

@@ -23,9 +23,10 @@ from rwe.fhir.capability import read_capability
 from rwe.fhir.client import FhirClient
 from rwe.fhir.count import count_found
 from rwe.fhir.search import any_of, token
-from rwe.harvest import CATEGORIES, Cohort, Harvest, Token, batches
+from rwe.harvest import CATEGORIES, Cohort, Harvest, Token
 from rwe.landing import Route, RunWriter, list_runs
 from rwe.progress import SILENT, Progress
+from rwe.side_by_side import batches
 from rwe.site_check import choose_route
 from rwe.study import Study
 

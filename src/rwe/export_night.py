@@ -19,11 +19,14 @@ from rwe.fhir.bundle import Resource
 from rwe.fhir.client import RefusedError
 from rwe.fhir.links import linked_patients
 from rwe.fhir.read import read
-from rwe.harvest import Cohort, Harvest, Token, batches
+from rwe.harvest import Cohort, Harvest, Token
+from rwe.id_sets import IdSet
+from rwe.known import Lost, Rule
 from rwe.landing import RunWriter, TypeScope
 from rwe.night import Memory
 from rwe.progress import Progress
 from rwe.reconcile import confirm
+from rwe.side_by_side import batches
 
 _CODES_A_REQUEST = 50
 #: A server that exports need not let a resource be read.
@@ -142,7 +145,8 @@ class _Catch:
         self.memory, self.question, self.refused = memory, question, refused
         # What was recorded of somebody who left the cohort must be corrected too.
         self._known = question.earlier if question.since is None else question.covered
-        self.landed: dict[str, set[str]] = {}
+        self._landed: dict[str, IdSet] = {}
+        self.first: dict[str, str] = {}  # by type, of the ids that landed the least
         self._links: dict[str, frozenset[str]] = {}
 
     def is_known(self, patient: str) -> bool:
@@ -156,8 +160,15 @@ class _Catch:
         if (resource.id if is_patient else resource.patient) in self.refused:
             return False
         if resource.id and self.memory.runs:  # a first night compares nothing
-            self.landed.setdefault(resource.type, set()).add(resource.id)
+            self.landed(resource.type).add((resource.id,))
+            self.first[resource.type] = min(self.first.get(resource.type, resource.id), resource.id)
         return True
+
+    def landed(self, resource_type: str) -> IdSet:
+        """The ids of a type that landed out of the export."""
+        if resource_type not in self._landed:
+            self._landed[resource_type] = self.memory.shelf.new()
+        return self._landed[resource_type]
 
     def linked(self, patients: Collection[str]) -> set[str]:
         """Those whom the cohort's patients were merged with, and of whom nothing is known."""
@@ -194,12 +205,12 @@ def _reconcile(
     settled, failures = dict[str, bool](), list[str]()
     for resource_type in sorted(whole, key=lambda t: t != "Patient"):
         is_ours = _Ours({*patients, *gone}, frozenset(plan.observation_codes))
-        missing = {i: r for i, r in _lost(harvest, catch, resource_type).items() if is_ours(r)}
+        missing = _lost(harvest, catch, resource_type, is_ours)
         try:
-            if not missing or _can_read(harvest, catch, resource_type):
-                is_done = confirm(harvest, resource_type, sorted(missing), is_ours)
+            if not missing.count or _can_read(harvest, catch, resource_type):
+                is_done = confirm(harvest, resource_type, missing, is_ours)
             else:
-                is_done = _bury_unread(harvest, catch, resource_type, sorted(missing))
+                is_done = _bury_unread(harvest, catch, resource_type, missing)
         except SiteError as e:
             failures.append(f"{resource_type}: what the export holds no more cannot be read: {e.what}")
             continue
@@ -207,14 +218,14 @@ def _reconcile(
         if not is_done:
             harvest.warn(f"{resource_type}: not all that the export holds no more was looked for")
         if resource_type == "Patient":
-            gone = set(_lost(harvest, catch, "Patient"))
+            gone = set(_lost(harvest, catch, "Patient", is_ours).ids())
     return settled, failures
 
 
 def _can_read(harvest: Harvest, catch: _Catch, resource_type: str) -> bool:
     """Whether a read finds what the export holds: a server that knows no reads says 404 to all of them."""
-    name = resource_type if catch.landed.get(resource_type) else "Patient"
-    one = min(catch.landed.get(name, ()), default=None)
+    name = resource_type if resource_type in catch.first else "Patient"
+    one = catch.first.get(name)
     if one is None:
         return False
     try:
@@ -225,31 +236,35 @@ def _can_read(harvest: Harvest, catch: _Catch, resource_type: str) -> bool:
         return False
 
 
-def _bury_unread(harvest: Harvest, catch: _Catch, resource_type: str, missing: Sequence[str]) -> bool:
+def _bury_unread(harvest: Harvest, catch: _Catch, resource_type: str, missing: Lost) -> bool:
     """Where the server exports and lets nothing be read, the export's word counts, if it is credible.
 
     It is if the same was asked as when the type came whole last, and it holds more than it lacks.
     """
     base = catch.memory.baselines.get(resource_type)
     is_same = base is not None and base.plan_sha256 == catch.question.sha256
-    if not is_same or len(missing) >= len(catch.landed.get(resource_type, ())):
-        harvest.warn(f"{resource_type}: not in the export, not to be read, and kept: {len(missing)}")
+    if not is_same or missing.count >= len(catch.landed(resource_type)):
+        harvest.warn(f"{resource_type}: not in the export, not to be read, and kept: {missing.count}")
         return False
-    for one in missing:
+    for one in missing.ids():
         harvest.bury(resource_type, one, None, "reconcile")
-    harvest.warn(f"{resource_type}: not in the export, not to be read, and taken as deleted: {len(missing)}")
+    harvest.warn(f"{resource_type}: not in the export, not to be read, and taken as deleted: {missing.count}")
     return True
 
 
-def _lost(harvest: Harvest, catch: _Catch, resource_type: str) -> dict[str, Resource]:
+def _lost(harvest: Harvest, catch: _Catch, resource_type: str, is_ours: Rule) -> Lost:
     """What earlier nights landed and this one did not, of patients who may be asked for."""
-    landed = catch.landed.get(resource_type, set()) | harvest.landed.get(resource_type, set())
-    known = catch.memory.known.of(resource_type)
-    return {
-        i: r
-        for i, r in known.items()
-        if i not in landed and (i if resource_type == "Patient" else r.patient) not in catch.refused
-    }
+
+    def may_ask(resource: Resource) -> bool:
+        whose = resource.id if resource_type == "Patient" else resource.patient
+        return whose not in catch.refused and is_ours(resource)
+
+    known = catch.memory.known
+    (expected,) = known.ids(resource_type, catch.memory.shelf, may_ask)
+    searched = harvest.landed.get(resource_type) or catch.memory.shelf.new()
+    return known.named(
+        resource_type, catch.memory.shelf, expected.minus(catch.landed(resource_type), searched)
+    )
 
 
 def _scope(

@@ -22,10 +22,12 @@ from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError, SiteError, StudyError, UsageError
 from rwe.export import finish_export
 from rwe.export_night import pull_by_export
+from rwe.fhir.budget import RequestBudget
 from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.capability import Capability, read_capability
 from rwe.fhir.client import FhirClient
 from rwe.harvest import Cohort, Harvest, Token
+from rwe.id_sets import IdShelf
 from rwe.known import Known
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import (
@@ -82,6 +84,39 @@ class ExtractionResult:
     requests: int
     seconds: float
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run is limited to.
+
+    `types`: only these resource types (the Patients always come with them); empty is all. `since` (aware): go
+    back at least to what changed since then, though earlier runs asked for it; a watermark is never moved
+    ahead by it. `until` (aware): no request starts after it; what is complete by then is landed.
+    """
+
+    types: frozenset[str] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def admits(self, resource_type: str) -> bool:
+        """Whether the type is to be landed."""
+        return not self.types or resource_type in self.types or resource_type == "Patient"
+
+    def going_back(self, memory: Memory) -> Memory:
+        """The memory of earlier runs, as if their watermarks had not come further than `since`."""
+        since = self.since
+        if since is None:
+            return memory
+        earlier = {
+            t: replace(b, watermark=min(b.watermark, since)) if b.watermark else b
+            for t, b in memory.baselines.items()
+        }
+        return replace(memory, baselines=earlier)
+
+
+#: Everything that is new, however long it takes.
+UNLIMITED = Limits()
 
 
 class PartlyLandedError(PartialError):
@@ -160,31 +195,46 @@ def extract_site(
     studies: Sequence[Study],
     *,
     full: bool = False,
+    limits: Limits = UNLIMITED,
     progress: Progress = SILENT,
 ) -> ExtractionResult:
     """Find the cohort of all `studies` at one site and land what is new of its patients since the last run.
 
     With `full` everything is pulled, whatever the watermarks say. A site without a patient of the cohort
     lands an empty run with a warning. The audit log gets an entry, however it ends; where that cannot be
-    written nothing is asked (RweError). Raises PartlyLandedError where some types failed (the others are
-    landed), and, with nothing landed, ConfigError, StudyError, SiteError (the server), LandingError (the
-    disk, the lock).
+    written nothing is asked (RweError). Raises UsageError where `limits` names a type that is never landed,
+    PartlyLandedError where some types failed (the others are landed), and, with nothing landed, ConfigError,
+    StudyError, SiteError (the server), LandingError (the disk, the lock).
     """
-    workspace.site(site_name)
+    site = workspace.site(site_name)
     plan = plan_extraction(studies)
+    if unknown := limits.types - set(types_to_read(plan, site)):
+        raise UsageError(
+            f"not among the types that are landed: {', '.join(sorted(unknown))}",
+            where=f"site {site_name}",
+            advice=f"choose of {', '.join(types_to_read(plan, site))}",
+        )
     with audited(workspace, "extract", site=site_name) as deed:
-        return _extract(workspace, site_name, plan, deed, full=full, progress=progress)
+        return _extract(workspace, site_name, plan, deed, full=full, limits=limits, progress=progress)
 
 
 def _extract(
-    workspace: Workspace, site_name: str, plan: ExtractionPlan, deed: Deed, *, full: bool, progress: Progress
+    workspace: Workspace,
+    site_name: str,
+    plan: ExtractionPlan,
+    deed: Deed,
+    *,
+    full: bool,
+    limits: Limits,
+    progress: Progress,
 ) -> ExtractionResult:
     site = workspace.site(site_name)
     gate = gate_of(workspace, site_name)
     refused = KeptOut(opted_out(site_name, site), gate)
     started = time.monotonic()
     landing = new_run(workspace.landing, site_name, cipher=workspace.cipher(), gate=gate)
-    with FhirClient(site_name, site) as client, landing as writer:
+    budget = RequestBudget(site_name, site, until=limits.until)
+    with FhirClient(site_name, site, budget=budget) as client, landing as writer:
         capability = read_capability(client)
         if not capability.offers("Patient"):
             raise client.error(
@@ -193,18 +243,20 @@ def _extract(
                 advice="check base_url with the hospital: nothing can be read without it",
             )
         client.check_scopes(filter(capability.offers, types_to_read(plan, site)))
-        memory = remember(workspace, site_name)
-        harvest = Harvest(client, site, capability, writer, progress, keeps_ids=bool(memory.runs))
+        memory = limits.going_back(remember(workspace, site_name))
+        harvest = Harvest(
+            client, site, capability, writer, progress, shelf=memory.shelf if memory.runs else None
+        )
         choice = choose_route(site, capability, tuple(plan.index_codes))
         if choice.level is not None:
-            pulled = _by_export(workspace, harvest, plan, writer, memory, choice.level, refused, full)
+            pulled = _by_export(workspace, harvest, plan, writer, memory, choice.level, refused, full, limits)
         else:
-            pulled = _by_search(harvest, Night(harvest, site, memory, is_full=full), plan, refused)
+            pulled = _by_search(harvest, Night(harvest, site, memory, is_full=full), plan, refused, limits)
             pulled = replace(
                 pulled, cohort=frozenset(memory.pseudonyms.of("Patient", p) for p in pulled.cohort)
             )
         writer.write_cohort(pulled.cohort)
-        run = writer.commit(_facts(plan, capability, harvest, pulled))
+        run = writer.commit(_facts(plan, capability, harvest, pulled, limits))
     deed.landed(run)
     if choice.level is not None:
         finish_export(workspace, site_name)
@@ -232,6 +284,7 @@ def remember(workspace: Workspace, site_name: str) -> Memory:
         runs=runs,
         baselines=baselines(runs, archived),
         known=Known(runs),
+        shelf=IdShelf(workspace.private),
         pseudonyms=Pseudonymiser(workspace.pseudonym_key(), site_name),
     )
 
@@ -248,8 +301,10 @@ class _Pulled:
     errors: tuple[str, ...]
 
 
-def _by_search(harvest: Harvest, night: Night, plan: ExtractionPlan, refused: frozenset[str]) -> _Pulled:
-    patients = _pull(harvest, night, harvest.site, plan, refused)
+def _by_search(
+    harvest: Harvest, night: Night, plan: ExtractionPlan, refused: frozenset[str], limits: Limits
+) -> _Pulled:
+    patients = _pull(harvest, night, harvest.site, plan, refused, limits)
     if night.first_error and not any(s.is_complete for s in night.scopes.values()):
         raise night.first_error
     whole = {t for t, scope in night.scopes.items() if scope.is_complete}
@@ -266,6 +321,7 @@ def _by_export(  # noqa: PLR0917
     level: ExportLevel,
     refused: frozenset[str],
     is_full: bool,
+    limits: Limits,
 ) -> _Pulled:
     night = pull_by_export(
         workspace,
@@ -274,7 +330,7 @@ def _by_export(  # noqa: PLR0917
         plan,
         writer,
         memory,
-        types=[t for t in types_to_read(plan, harvest.site) if harvest.offers(t)],
+        types=[t for t in types_to_read(plan, harvest.site) if limits.admits(t) and harvest.offers(t)],
         level=level,
         refused=refused,
         is_full=is_full,
@@ -287,8 +343,13 @@ def _by_export(  # noqa: PLR0917
     return _Pulled("export", night.patients, night.scopes, watermarks, queries, night.errors)
 
 
-def _pull(
-    harvest: Harvest, night: Night, site: Site, plan: ExtractionPlan, refused: frozenset[str]
+def _pull(  # noqa: PLR0917
+    harvest: Harvest,
+    night: Night,
+    site: Site,
+    plan: ExtractionPlan,
+    refused: frozenset[str],
+    limits: Limits,
 ) -> frozenset[str]:
     """Pull everything of the night; returns the patients it is about."""
     cohort = settle_cohort(harvest, site, plan.index_codes).without(refused)
@@ -311,12 +372,13 @@ def _pull(
     # A merged record may be one that left; everyone in the cohort comes first.
     everyone = night.pull_patients({*cohort.patients, *leavers}, refused)
     patients = tuple(sorted(everyone - set(leavers)))
-    for resource_type in WHOLE_TYPES:
+    for resource_type in filter(limits.admits, WHOLE_TYPES):
         night.pull(resource_type, patients, leavers)
-    if plan.observation_codes:
+    if plan.observation_codes and limits.admits("Observation"):
         portions = _chunks(plan.observation_codes, CODES_A_REQUEST)
         night.pull("Observation", patients, leavers, codes=portions)
-    night.pull_medications()
+    if limits.admits("Medication"):
+        night.pull_medications()
     night.try_again()
     return frozenset(patients)
 
@@ -340,7 +402,9 @@ def _chunks(codes: Sequence[Token], size: int) -> list[tuple[Token, ...]]:
     return [tuple(codes[i : i + size]) for i in range(0, len(codes), size)]
 
 
-def _facts(plan: ExtractionPlan, capability: Capability, harvest: Harvest, pulled: _Pulled) -> RunFacts:
+def _facts(
+    plan: ExtractionPlan, capability: Capability, harvest: Harvest, pulled: _Pulled, limits: Limits
+) -> RunFacts:
     return RunFacts(
         route=pulled.route,
         time_zone=harvest.site.time_zone,
@@ -354,6 +418,7 @@ def _facts(plan: ExtractionPlan, capability: Capability, harvest: Harvest, pulle
         errors=pulled.errors,
         scopes=pulled.scopes,
         clock_ahead=harvest.clock_ahead,
+        limited_to=sorted(limits.types),
     )
 
 

@@ -14,23 +14,24 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import partial
 
 from rwe.config import Site
 from rwe.fhir.budget import Ceiling
-from rwe.fhir.bundle import Resource, latest_update
+from rwe.fhir.bundle import Found, Resource, by_type, latest_update
 from rwe.fhir.capability import Capability
 from rwe.fhir.client import FhirClient, RefusedError
 from rwe.fhir.deletions import Source, tombstone
 from rwe.fhir.failures import PagingError
 from rwe.fhir.links import linked_patients
 from rwe.fhir.read import read
-from rwe.fhir.search import Found, Page, Parameters, SearchSummary, any_of, search, token
+from rwe.fhir.search import Page, Parameters, SearchSummary, any_of, search, token
+from rwe.id_sets import IdSet, IdShelf
 from rwe.landing import DELETED, RunWriter
 from rwe.progress import Progress
+from rwe.side_by_side import batches, side_by_side
 
 Token = tuple[str, str]
-_T = TypeVar("_T")
 _BAD_REQUEST = 400
 _SEARCHES = 3  # one whose next link expired is begun again, then asked for in halves
 _PROBED = ("Encounter", "Condition", "Procedure", "MedicationAdministration")
@@ -65,9 +66,9 @@ class Harvest:
         writer: RunWriter,
         progress: Progress,
         *,
-        keeps_ids: bool = True,
+        shelf: IdShelf | None = None,
     ) -> None:
-        self._keeps_ids = keeps_ids
+        self._shelf = shelf
         self.client, self.capability = client, capability
         self.progress, self.site, self._writer = progress, site, writer
         self.batch_size, self._prefix = site.patients_per_request, ""
@@ -82,19 +83,21 @@ class Harvest:
         self._clock_ahead: list[float] = []
         self._demands_category = False
         #: By type: ids that landed, the latest `meta.lastUpdated` among them, and searches of several pages.
-        #: A first night compares no ids: without `keeps_ids` memory does not grow with what lands.
-        self.landed: dict[str, set[str]] = {}
+        #: A first night compares no ids: without a `shelf` none are kept.
+        self.landed: dict[str, IdSet] = {}
         self.newest: dict[str, datetime] = {}
         self.paged: set[str] = set()
-        #: By type: `meta.lastUpdated` of what came because it changed.
-        self.updates: dict[str, list[datetime]] = {}
+        #: Types of which something changed within the time that `pull` was told to watch.
+        self.disturbed: set[str] = set()
+        self._landed_medications: set[str] = set()
         self.merged_patients: set[str] = set()
         self.consents: list[bytes] = []
 
     def warn(self, sentence: str) -> None:
         """Keep a sentence for the manifest and the user, once. It names types and counts, never an id."""
-        if sentence not in self.warnings:
-            self.warnings.append(sentence)
+        with self._lock:
+            if sentence not in self.warnings:
+                self.warnings.append(sentence)
 
     def finish_warnings(self) -> list[str]:
         """All warnings, with the counts of what was answered and not landed."""
@@ -177,19 +180,26 @@ class Harvest:
             self._settle_blindly(cohort)
             return
         first, kind = known[0]
-        for self._prefix in ("", "Patient/"):
-            alone = self._probe(kind, [first])
-            if alone:
-                break
-        else:
+        partner = next((p for p, t in known[1:] if t == kind), None)
+        if not any(self._finds(kind, first, partner) for self._prefix in ("", "Patient/")):
             raise self.client.error(
                 "a search by patient does not find a patient's own index event",
                 kind,
                 advice="ask the hospital whether this type can be searched by patient",
             )
-        partner = next((p for p, t in known[1:] if t == kind), None)
-        if partner is not None:
-            self._settle_pair(kind, first, partner, alone | self._probe(kind, [partner]))
+
+    def _finds(self, kind: str, first: str, partner: str | None) -> bool:
+        """Whether the patient's resources are found; if so, whether a pair's are is settled, too."""
+        with ThreadPoolExecutor(3) as pool:  # three answers are waited for as long as one
+            alone = pool.submit(self._probe, kind, [first])
+            if partner is not None:
+                other = pool.submit(self._probe, kind, [partner])
+                pair = pool.submit(self._probe, kind, [first, partner])
+            if not alone.result():
+                return False
+            if partner is not None:
+                self._settle_pair(pair.result(), alone.result() | other.result())
+        return True
 
     def _settle_blindly(self, cohort: Cohort) -> None:
         for kind in filter(self.capability.offers, _PROBED):
@@ -197,13 +207,13 @@ class Harvest:
                 alone = {p: found for p in cohort.patients[:_PROBES] if (found := self._probe(kind, [p]))}
                 if len(alone) > 1:
                     (first, found), (partner, more) = list(alone.items())[:2]
-                    self._settle_pair(kind, first, partner, found | more)
+                    self._settle_pair(self._probe(kind, [first, partner]), found | more)
                     return
         self._prefix, self.batch_size = "", 1
         self.warn("how the server takes several patients could not be tried out: each was asked for alone")
 
-    def _settle_pair(self, kind: str, first: str, partner: str, singles: set[str | None]) -> None:
-        if self._probe(kind, [first, partner]) != singles:
+    def _settle_pair(self, pair: set[str | None], singles: set[str | None]) -> None:
+        if pair != singles:
             self.batch_size = 1
             self.warn("the server does not answer for several patients at once, so each was asked for alone")
 
@@ -239,14 +249,18 @@ class Harvest:
         *,
         codes: Sequence[Token] = (),
         since: datetime | None = None,
+        watched: tuple[datetime, datetime] | None = None,
     ) -> None:
         """Land every resource of a type that belongs to the patients, or those with one of the codes.
 
-        With `since` only what changed at that instant or later, by the server's clock.
+        With `since` only what changed at that instant or later, by the server's clock. What changed within
+        the time `watched` (both ends included) makes the type one of the `disturbed`.
         """
         size = self.batch_size if since else self.fair_size(len(patients))
         parts = batches(patients, size)
-        self._each(resource_type, parts, lambda batch: self._pull_batch(resource_type, batch, codes, since))
+        self._each(
+            resource_type, parts, lambda batch: self._pull_batch(resource_type, batch, codes, since, watched)
+        )
 
     def fair_size(self, patients: int) -> int:
         """How many patients to ask for at once, so that each worker gets an equal share of a long pull.
@@ -278,21 +292,17 @@ class Harvest:
                 settle(batch[:middle])
                 settle(batch[middle:])
 
-        label = f"{self.client.name}: {resource_type}"
-        with (
-            self.progress.step(label, len(batches), "batches") as step,
-            ThreadPoolExecutor(self.site.max_concurrency) as pool,
-        ):
-            futures = [pool.submit(settle, batch) for batch in batches]
-            try:
-                for future in futures:
-                    future.result()
-                    step.advance()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        works = [partial(settle, batch) for batch in batches]
+        with self.progress.step(f"{self.client.name}: {resource_type}", len(works), "batches") as step:
+            side_by_side(works, workers=self.site.max_concurrency, step=step)
 
     def _pull_batch(
-        self, resource_type: str, batch: tuple[str, ...], codes: Sequence[Token], since: datetime | None
+        self,
+        resource_type: str,
+        batch: tuple[str, ...],
+        codes: Sequence[Token],
+        since: datetime | None,
+        watched: tuple[datetime, datetime] | None,
     ) -> None:
         asked, wanted = frozenset(batch), frozenset(codes)
 
@@ -302,9 +312,10 @@ class Harvest:
             if "code" in page.ignored:
                 found = tuple(f for f in found if not f.is_match or f.resource.codes & wanted)
             self._land(found, asked)
-            if since:
-                changes = [f.resource.last_updated for f in found if f.resource.last_updated]
-                self.updates.setdefault(resource_type, []).extend(changes)
+            if watched and resource_type not in self.disturbed:
+                changes = (f.resource.last_updated for f in found)
+                if any(at and watched[0] <= at <= watched[1] for at in changes):
+                    self.disturbed.add(resource_type)
 
         ignored = self._ask_for_patients(resource_type, batch, codes, since, land)
         if "code" in ignored:
@@ -347,19 +358,17 @@ class Harvest:
         return ignored
 
     def list_ids(
-        self, resource_type: str, patients: Sequence[str], *, codes: Sequence[Token] = ()
-    ) -> frozenset[str]:
-        """The ids of what belongs to the patients, for comparing: nothing lands."""
-        ids: set[str] = set()
+        self, resource_type: str, patients: Sequence[str], ids: IdSet, *, codes: Sequence[Token] = ()
+    ) -> None:
+        """Put into `ids` the ids of what belongs to the patients, for comparing: nothing lands."""
 
         def collect(page: Page) -> None:
-            ids.update(f.resource.id for f in page.found if f.resource.id)
+            ids.add(f.resource.id for f in page.found if f.resource.id)
 
         def work(batch: tuple[str, ...]) -> None:
             self._ask_for_patients(resource_type, batch, codes, None, collect, ids_only=True)
 
         self._each(resource_type, batches(patients, self.batch_size), work)
-        return frozenset(ids)
 
     def _land(self, found: Sequence[Found], asked: frozenset[str]) -> None:
         ours: list[Resource] = []
@@ -375,7 +384,7 @@ class Harvest:
     def write(self, *resources: Resource) -> None:
         """Land resources, and remember that. Raises CeilingError beyond what the site allows."""
         with self._lock:
-            for resource_type, some in _by_type(resources).items():
+            for resource_type, some in by_type(resources).items():
                 self._ceiling.add(resource_type, len(some))
                 newest = latest_update(some)
                 self._writer.write_all(resource_type, [r.raw for r in some], last_updated=newest)
@@ -387,8 +396,13 @@ class Harvest:
             self.merged_patients |= frozenset[str]().union(*(linked_patients(r.raw) for r in landed))
         if resource_type == "Consent":
             self.consents += [r.raw for r in landed]
-        if self._keeps_ids or resource_type == "Medication":
-            self.landed.setdefault(resource_type, set()).update(r.id for r in landed if r.id)
+        ids = [r.id for r in landed if r.id]
+        if resource_type == "Medication":
+            self._landed_medications.update(ids)
+        if self._shelf:
+            if resource_type not in self.landed:
+                self.landed[resource_type] = self._shelf.new()
+            self.landed[resource_type].add(ids)
         before = self.newest.get(resource_type)
         if newest and (before is None or newest > before):
             self.newest[resource_type] = newest
@@ -403,7 +417,7 @@ class Harvest:
 
         Contained ones came with their resource. Returns the ids that the server has no more.
         """
-        wanted = sorted({*self._medications, *known} - self.landed.get("Medication", set()))
+        wanted = sorted({*self._medications, *known} - self._landed_medications)
         return self.pull_ids("Medication", wanted, "_id={medications}")
 
     def pull_ids(self, resource_type: str, ids: Sequence[str], template: str) -> frozenset[str]:
@@ -433,15 +447,3 @@ class Harvest:
 
         self._each(resource_type, batches(ids, self.batch_size), work)
         return frozenset(lost)
-
-
-def _by_type(resources: Iterable[Resource]) -> dict[str, list[Resource]]:
-    found: dict[str, list[Resource]] = {}
-    for resource in resources:
-        found.setdefault(resource.type, []).append(resource)
-    return found
-
-
-def batches(values: Sequence[_T], size: int) -> list[tuple[_T, ...]]:
-    """The values in order, `size` of them at a time."""
-    return [tuple(values[i : i + size]) for i in range(0, len(values), size)]

@@ -66,10 +66,11 @@ class _Tally:
     manifests: int = 0
     tombstones: int = 0
     outcomes: int = 0
+    held_back: int = 0  # of erased patients
     resources: Counter[str] = field(default_factory=Counter)
 
     def seen(self) -> int:
-        things = (self.unreadable_count, self.too_long, self.subsetted, self.other_json)
+        things = (self.unreadable_count, self.too_long, self.subsetted, self.other_json, self.held_back)
         return sum(things) + self.resources.total()
 
     def add_unreadable(self, place: str, problem: str) -> None:
@@ -112,7 +113,7 @@ def import_folder(
             for file in found.files:
                 _land(run, file, found.name(file), tally, manifests)
                 step.advance()
-        if not tally.resources and not tally.tombstones:
+        if not (tally.resources or tally.tombstones or tally.held_back):
             raise _nothing(tally, found, folder)
         is_new = site not in workspace.settings.sites
         if is_new:
@@ -199,8 +200,7 @@ def _land_deletions(run: RunWriter, file: FoundFile, name: str, tally: _Tally, a
         for number, line in read_lines(file.path):
             try:
                 for tombstone in tombstones(line, at):
-                    run.write(DELETED, tombstone.line())
-                    tally.tombstones += 1
+                    tally.tombstones += run.write(DELETED, tombstone.line())
             except NotAResourceError:
                 tally.add_damage(f"{name}, line {number}: it is no deletion")
     except DamagedFileError as e:
@@ -225,8 +225,11 @@ def _land_file(run: RunWriter, file: FoundFile, name: str, tally: _Tally) -> Non
             elif item.resource.is_subsetted:
                 tally.subsetted += 1
             else:
-                run.write(item.resource.type, item.raw, last_updated=item.resource.last_updated)
-                tally.resources[item.resource.type] += 1
+                kind, updated = item.resource.type, item.resource.last_updated
+                if run.write(kind, item.raw, last_updated=updated):
+                    tally.resources[kind] += 1
+                else:
+                    tally.held_back += 1
     except DamagedFileError as e:
         tally.add_damage(f"{name}: {e.what}")
     except OSError:
@@ -247,6 +250,7 @@ def _warnings(others: dict[str, int], tally: _Tally) -> tuple[str, ...]:
         ("files of the export's own errors, not landed", tally.outcomes),
         ("files without a resource", tally.empty),
         ("incomplete (tagged SUBSETTED), and not landed", tally.subsetted),
+        ("of patients who were erased, and not landed", tally.held_back),
     )
     return (*warnings, *(f"{what}: {count}" for what, count in counted if count))
 

@@ -34,6 +34,7 @@ from rwe import __version__
 from rwe.blocklist import Gate
 from rwe.crypt import SUFFIX, Cipher, Source, UnsealError
 from rwe.errors import LandingError
+from rwe.flow_run import current_flow_run
 from rwe.landed_files import CHUNK, LEVEL, FileWriter, HashingReader
 from rwe.manifest import (
     LandedFile,
@@ -208,24 +209,26 @@ class RunWriter:
             raise self._disk_error() from e
         self._cohort_sha256 = hashlib.sha256(content).hexdigest()
 
-    def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> None:
+    def write(self, resource_type: str, raw_line: bytes, *, last_updated: datetime | None = None) -> int:
         """Land one resource, byte by byte as served. See `write_all`."""
-        self.write_all(resource_type, (raw_line,), last_updated=last_updated)
+        return self.write_all(resource_type, (raw_line,), last_updated=last_updated)
 
     def write_all(
         self, resource_type: str, raw_lines: Sequence[bytes], *, last_updated: datetime | None = None
-    ) -> None:
-        """Land resources of a type, byte by byte as served.
+    ) -> int:
+        """Land resources of a type, byte by byte as served, and return how many: erased patients' do not.
 
         A newline between tokens of pretty-printed JSON becomes a blank (inside strings JSON always escapes
         it), so that one line is one resource. `last_updated` is the latest `meta.lastUpdated`, aware.
         """
-        if self._gate and not (raw_lines := self._gate.lines(raw_lines)):
-            return
+        if self._gate:
+            raw_lines = self._gate.lines(raw_lines, is_unreadable=resource_type == UNREADABLE)
         try:
-            self._writer(resource_type).write(raw_lines, last_updated)
+            if raw_lines:
+                self._writer(resource_type).write(raw_lines, last_updated)
         except OSError as e:
             raise self._disk_error() from e
+        return len(raw_lines)
 
     def _writer(self, resource_type: str) -> FileWriter:
         writer = self._files.get(resource_type)
@@ -292,6 +295,8 @@ class RunWriter:
             clock_ahead=facts.clock_ahead,
             cohort_sha256=self._cohort_sha256,
             key_id=self._cipher.key_id if self._cipher else None,
+            limited_to=tuple(facts.limited_to),
+            flow_run=current_flow_run(),
         )
 
     def abandon(self) -> None:

@@ -71,7 +71,8 @@ class RunFacts:
 
     `requests` counts by resource type and HTTP status; `watermarks` holds the server's clock (ISO 8601) by
     type that is complete, null where the server told none; `time_zone` is the site's, IANA. `clock_ahead` is
-    by how many seconds the server's clock was ahead of ours, at least and at most.
+    by how many seconds the server's clock was ahead of ours, at least and at most. `limited_to` names the
+    types of a run that was not to land the others; empty, it was to land all.
     """
 
     route: Route
@@ -86,13 +87,15 @@ class RunFacts:
     errors: Sequence[str] = ()
     scopes: Mapping[str, TypeScope] = field(default_factory=dict)
     clock_ahead: tuple[float, float] | None = None
+    limited_to: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The manifest of a run. `last_updated` is the latest `meta.lastUpdated` (ISO 8601) by type, or null.
 
-    `key_id` names the key its files are encrypted with (`rwe.crypt`), null where they are not.
+    `key_id` names the key its files are encrypted with (`rwe.crypt`), null where they are not. `flow_run` is
+    the scheduled run that it was part of, null where it was started by hand.
     """
 
     schema_version: int
@@ -118,3 +121,5 @@ class Manifest:
     cohort_sha256: str | None = None
     key_id: str | None = None
     erased: tuple[ErasedNote, ...] = ()
+    limited_to: tuple[str, ...] = ()
+    flow_run: str | None = None

@@ -17,11 +17,11 @@ import msgspec
 from rwe.config import Site
 from rwe.errors import SiteError
 from rwe.fhir.budget import CeilingError, QuietHoursError
-from rwe.fhir.bundle import Resource
 from rwe.fhir.client import RefusedError
 from rwe.fhir.deletions import Change, changes_since
 from rwe.harvest import Harvest, Token
-from rwe.known import Known
+from rwe.id_sets import IdSet, IdShelf
+from rwe.known import Known, Lost, Rule
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import Run, TypeScope
 from rwe.reconcile import confirm
@@ -35,11 +35,15 @@ _BAD_REQUEST = frozenset({400, 403, 422, 501})
 
 @dataclass(frozen=True)
 class Memory:
-    """What earlier runs of the site left: the runs (oldest first), what to build on by type, known ids."""
+    """What earlier runs of the site left: the runs (oldest first), what to build on by type, known ids.
+
+    `shelf` is where sets of ids are kept while the night compares them.
+    """
 
     runs: Sequence[Run]
     baselines: Mapping[str, Baseline]
     known: Known
+    shelf: IdShelf
     pseudonyms: Pseudonymiser
 
     def is_covered(self, patient: str, baseline: Baseline) -> bool:
@@ -59,11 +63,18 @@ class _Question:
     since: datetime | None
 
 
+def _ours(question: _Question, patients: Collection[str]) -> Rule:
+    """Whether a resource answers the question: of one of the patients, with one of its codes."""
+    codes = frozenset(question.codes)
+    return lambda r: r.patient in patients and (not codes or bool(r.codes & codes))
+
+
 class Night:
     """The pulls of one run. `scopes` and `errors` are for its manifest; errors name types, no patient."""
 
     def __init__(self, harvest: Harvest, site: Site, memory: Memory, *, is_full: bool = False) -> None:
         self._harvest, self._site, self._memory = harvest, site, memory
+        self._shelf = memory.shelf
         self._baselines = {} if is_full else memory.baselines
         self._failures = 0
         self._is_over = False
@@ -222,7 +233,8 @@ class Night:
     def _ask(self, resource_type: str, question: _Question, codes: Sequence[Sequence[Token]]) -> _Question:
         self._pull_portions(resource_type, question.whole, codes, None)
         try:
-            self._pull_portions(resource_type, question.rest, codes, question.since)
+            watched = self._watched(question)
+            self._pull_portions(resource_type, question.rest, codes, question.since, watched)
         except RefusedError as e:
             if e.status not in _BAD_REQUEST:
                 raise
@@ -238,20 +250,27 @@ class Night:
         patients: Sequence[str],
         codes: Sequence[Sequence[Token]],
         since: datetime | None,
+        watched: tuple[datetime, datetime] | None = None,
     ) -> None:
         for portion in codes if patients else ():
-            self._harvest.pull(resource_type, patients, codes=portion, since=since)
+            self._harvest.pull(resource_type, patients, codes=portion, since=since, watched=watched)
+
+    def _watched(self, question: _Question) -> tuple[datetime, datetime] | None:
+        """The time in which the baseline read its pages, where a change may have disturbed it."""
+        baseline = question.baseline
+        if baseline is None or baseline.watermark is None or not question.rest or not baseline.was_paged:
+            return None
+        return baseline.watermark, baseline.finished_at
 
     def _was_disturbed(self, resource_type: str, question: _Question, told: Sequence[Change]) -> bool:
         """Whether something changed while the baseline read its pages: then it may have missed something.
 
         A page is an offset for some servers: what a deletion moves forward over its edge is never seen.
         """
-        baseline = question.baseline
-        if baseline is None or baseline.watermark is None or not question.rest or not baseline.was_paged:
+        watched = self._watched(question)
+        if watched is None:
             return False
-        changes = [*self._harvest.updates.get(resource_type, ()), *(c.at for c in told)]
-        return any(baseline.watermark <= at <= baseline.finished_at for at in changes)
+        return resource_type in self._harvest.disturbed or any(watched[0] <= c.at <= watched[1] for c in told)
 
     def _history(self, resource_type: str, question: _Question) -> list[Change] | None:
         """What `_history` tells of known resources; None where it does not tell of all."""
@@ -272,20 +291,11 @@ class Night:
             self._harvest.warn(f"{resource_type}: its history cannot be read to the end; ids were compared")
             self._unreadable.add(resource_type)
             return None
-        known = self._ours(resource_type, question) if found else {}
-        return [c for c in found if c.resource_id in known]
-
-    def _ours(self, resource_type: str, question: _Question) -> dict[str, Resource]:
-        """What is known and answers the question: of its patients, with its codes."""
-        patients, codes = {*question.whole, *question.rest}, frozenset(question.codes)
-        known = self._memory.known.of(resource_type)
-
-        def is_ours(r: Resource) -> bool:
-            return r.patient in patients and (not codes or bool(r.codes & codes))
-
-        if all(map(is_ours, known.values())):
-            return known  # the usual case; a copy would cost as much memory again
-        return {i: r for i, r in known.items() if is_ours(r)}
+        if not found:
+            return []
+        is_ours = _ours(question, {*question.whole, *question.rest})
+        known = self._memory.known.among(resource_type, {c.resource_id for c in found}.__contains__)
+        return [c for c in found if c.resource_id in known and is_ours(known[c.resource_id])]
 
     def _find_deleted(
         self,
@@ -305,23 +315,22 @@ class Night:
         is_due = self._is_reconcile_due(resource_type) or resource_type in self._unreadable
         to_list = [p for p in question.rest if is_due or (told is None and p in leavers)]
         compared = {*question.whole, *to_list}
-        if not told and not compared:
-            return False  # nothing to compare: the landed lines need not be read
-        known = self._ours(resource_type, question)
         buried = self._bury_what_history_tells(resource_type, question, told or ())
-        listed: set[str] = set()
+        if not compared:
+            # The landed lines need not be read.
+            return bool(told) and (is_due or not question.rest)
+        listed = self._shelf.new()
         for portion in codes if to_list else ():
-            listed |= self._harvest.list_ids(resource_type, to_list, codes=portion)
-        landed = self._landed(resource_type)
-        if any(i not in landed and i not in known for i in listed):
+            self._harvest.list_ids(resource_type, to_list, listed, codes=portion)
+        everyone = {*question.whole, *question.rest}
+        groups = (compared,) if compared == everyone else (compared, everyone)
+        rules = (_ours(question, group) for group in groups)
+        expected, *known = self._memory.known.ids(resource_type, self._shelf, *rules)
+        if listed.minus(self._landed(resource_type), expected, *known):
             self._harvest.warn(f"{resource_type}: the server lists what is not known; read again")
             self._pull_portions(resource_type, to_list, codes, None)
-        landed = self._landed(resource_type)
-        suspects = sorted(
-            i
-            for i, r in known.items()
-            if r.patient in compared and i not in landed and i not in listed and i not in buried
-        )
+        missing = expected.minus(self._landed(resource_type), listed, self._shelf.new(buried))
+        suspects = self._memory.known.named(resource_type, self._shelf, missing)
         return self._confirm(resource_type, suspects, question) and (is_due or not question.rest)
 
     def _bury_what_history_tells(
@@ -338,21 +347,17 @@ class Night:
                 buried.add(change.resource_id)
         return buried
 
-    def _landed(self, resource_type: str) -> set[str]:
-        return self._harvest.landed.get(resource_type, set())
+    def _landed(self, resource_type: str) -> IdSet:
+        return self._harvest.landed.get(resource_type) or self._shelf.new()
 
     def _is_reconcile_due(self, resource_type: str) -> bool:
         last = reconciled_at(self._memory.runs, resource_type)
         return last is None or datetime.now(UTC) - last >= timedelta(days=self._site.reconcile_days)
 
-    def _confirm(self, resource_type: str, suspects: Sequence[str], question: _Question) -> bool:
+    def _confirm(self, resource_type: str, suspects: Lost, question: _Question) -> bool:
         """Read each resource that was not listed: gone, no more the cohort's, or missed by the search."""
-        patients, codes = {*question.whole, *question.rest}, frozenset(question.codes)
-
-        def is_ours(resource: Resource) -> bool:
-            return resource.patient in patients and (not codes or bool(resource.codes & codes))
-
-        return confirm(self._harvest, resource_type, suspects, is_ours)
+        everyone = {*question.whole, *question.rest}
+        return confirm(self._harvest, resource_type, suspects, _ours(question, everyone))
 
     def _scope(
         self,

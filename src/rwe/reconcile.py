@@ -6,24 +6,26 @@ longer answers the question gets its tombstone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import islice
 
 from rwe.fhir.bundle import Resource
 from rwe.fhir.read import read
 from rwe.harvest import Harvest
+from rwe.known import Lost
 
 MOST_READS = 1_000  # what is listed no more is read once, to be sure; the rest waits for the next night
 
 
 def confirm(
-    harvest: Harvest, resource_type: str, suspects: Sequence[str], is_ours: Callable[[Resource], bool]
+    harvest: Harvest, resource_type: str, suspects: Lost, is_ours: Callable[[Resource], bool]
 ) -> bool:
     """Read each suspect: land what is there and ours, bury the others. Returns whether all were looked at.
 
-    Raises SiteError where the server does not say; what was buried until then is.
+    Raises SiteError where the server does not say; what was buried until then is. Raises LandingError.
     """
     missed = 0
-    for one in suspects[:MOST_READS]:
+    for one in islice(suspects.ids(), MOST_READS):
         resource = read(harvest.client, resource_type, one)
         if resource is not None and is_ours(resource):
             harvest.write(resource)
@@ -32,4 +34,4 @@ def confirm(
             harvest.bury(resource_type, one, None, "reconcile")
     if missed:
         harvest.warn(f"{resource_type}: not found by search or export, but by reading: {missed}")
-    return len(suspects) <= MOST_READS
+    return suspects.count <= MOST_READS

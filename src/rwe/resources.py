@@ -21,7 +21,7 @@ def bundled(name: Literal["sql", "studies", "flows"]) -> Path:
 
 
 def load_flow(name: str) -> ModuleType:
-    """Import flows/NAME.py by its path. Only `rwe demo` calls this: Prefect is the outside."""
+    """Import flows/NAME.py by its path. Only `rwe demo` and `rwe deploy` call this."""
     path = bundled("flows") / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"rwe_flows.{name}", path)
     if spec is None or spec.loader is None:

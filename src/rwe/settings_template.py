@@ -25,6 +25,15 @@ published:
   # encryption:             # with a key, the published database is encrypted
   #   key_file: /etc/rwe/published.key
 
+# For how many refreshes of a study it is kept who was in them, so that `rwe diff` can compare two.
+history:
+  keep_ledgers: 30
+
+# `rwe release`: evidence leaves again only when so many patients and events are new (docs/history.md).
+release:
+  min_new_patients: 10
+  min_new_events: 5
+
 # Raw bytes that landed more than so many days ago are removed once they are in the lake; null: they are kept.
 retain_raw_days: null
 

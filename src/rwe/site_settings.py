@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from rwe.cron import CronText
+
 _QUIET = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)$")
 _SECRETS = frozenset(
     {"token", "access_token", "password", "secret", "client_secret", "key", "private_key", "api_key", "jwk"}
@@ -215,6 +217,15 @@ class Link(Part):
         return self
 
 
+class SiteSchedule(Part):
+    """Where a site's nights are not as `schedule:` of the workspace says. Times are by the site's clock."""
+
+    nightly: CronText | None = Field(default=None, description='Cron, as "30 2 * * *".')
+    reconcile: CronText | None = None
+    time_budget_hours: float | None = Field(default=None, gt=0, le=24)
+    stale_after_hours: float | None = Field(default=None, gt=0)
+
+
 class Site(Part):
     """One hospital. Without `base_url` it is a site whose files are handed over (`rwe import`)."""
 
@@ -266,6 +277,7 @@ class Site(Part):
         default=None, description="Patients who do not take part: one Patient id of the server a line."
     )
 
+    schedule: SiteSchedule = Field(default=SiteSchedule(), description="Where it is not the workspace's.")
     code_map: SettingsPath | None = Field(
         default=None,
         description="Local codes to standard ones: a CSV (system, code, target_system, target_code,"

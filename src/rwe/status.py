@@ -71,7 +71,7 @@ def _site_status(
     name: str, runs: Sequence[Run], marks: Sequence[Watermark], quarantined: int | None, now: datetime
 ) -> SiteStatus:
     last = runs[-1] if runs else None
-    whole = [run.manifest.finished_at for run in runs if _is_whole(run)]
+    whole = [run.manifest.finished_at for run in runs if is_whole(run)]
     return SiteStatus(
         site=name,
         last_run=last.run if last else None,
@@ -97,7 +97,10 @@ def failed_types(run: Run) -> tuple[str, ...]:
     return tuple(sorted(incomplete | (named & R4_RESOURCE_TYPES)))
 
 
-def _is_whole(run: Run) -> bool:
+def is_whole(run: Run) -> bool:
+    """Whether a run got everything of its site, and was meant to."""
+    if run.manifest.limited_to:
+        return False
     return run.manifest.route == "import" or not (run.manifest.errors or failed_types(run))
 
 

@@ -13,7 +13,7 @@ Only the columns drawn in the expected table are compared, rows in any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -22,6 +22,7 @@ import duckdb
 from rwe.codes import ATC, ICD_10_CM, LOINC, NDC, RXNORM, SNOMED
 from rwe.lake.schema import LAKE_TABLES, QUARANTINE_COLUMNS, TOMBSTONE_COLUMNS, table_name
 from rwe.resources import bundled
+from rwe.study import Study
 from rwe.warehouse.models import Model, create_schemas, load_models, run_model
 from rwe.warehouse.references import fill_units
 from rwe.warehouse.study_tables import insert_studies
@@ -188,6 +189,14 @@ def models() -> dict[str, Model]:
 @cache
 def _empty_database() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"threads": 2})
+    make_tables(connection)
+    for model in models().values():
+        run_model(connection, model)
+    return connection
+
+
+def make_tables(connection: duckdb.DuckDBPyConnection, studies: Sequence[Study] = ()) -> None:
+    """Everything that the models read and no model makes: the lake, empty, and the studies."""
     connection.execute("create schema lake")
     for resource_type, columns in LAKE_TABLES.items():
         inside = ", ".join(f"{name} {kind}" for name, kind in columns.items())
@@ -202,8 +211,5 @@ def _empty_database() -> duckdb.DuckDBPyConnection:
     for name, columns in (("quarantine", QUARANTINE_COLUMNS), ("tombstone", TOMBSTONE_COLUMNS)):
         inside = ", ".join(f"{column} {kind}" for column, kind in columns.items())
         connection.execute(f"create table lake.{name} ({inside})")
-    insert_studies(connection, [])
+    insert_studies(connection, studies)
     create_schemas(connection)
-    for model in models().values():
-        run_model(connection, model)
-    return connection

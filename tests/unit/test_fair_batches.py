@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from rwe.config import Site
 from rwe.fhir.capability import Capability
 from rwe.fhir.client import FhirClient
-from rwe.harvest import Harvest, batches
+from rwe.harvest import Harvest
 from rwe.landing import RunWriter
 from rwe.progress import SILENT
+from rwe.side_by_side import batches
 
 
 def size_for(patients: int, **settings: float) -> int:

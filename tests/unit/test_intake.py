@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from rwe.blocklist import open_blocklist
 from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError, UsageError
 from rwe.intake import ImportResult, PartlyImportedError, import_folder
@@ -255,3 +256,19 @@ def test_an_export_that_was_handed_over_with_its_manifest_brings_its_deletions(t
     assert (tombstone["resourceType"], tombstone["id"]) == ("Encounter", "e1")
     assert tombstone["deletedAt"].startswith("2026-03-01T02:00:00")
     assert any("errors, not landed: 1" in w for w in run.manifest.warnings)
+
+
+def test_what_an_erased_patient_would_bring_back_is_held_back_and_not_counted_as_landed(
+    workspace: Workspace, folder: Path
+) -> None:
+    erased = open_blocklist(workspace, make=True)
+    assert erased is not None
+    erased.add([erased.by_id("a", "p1")])
+    odd = b'{"resourceType":"Pat1ent","id":"%s","name":[{"family":"Mueller"}]}'
+    other = PATIENT.replace(b"p1", b"p2")
+    (folder / "x.ndjson").write_bytes(b"\n".join([PATIENT, other, odd % b"p1", odd % b"p2"]))
+    failure = partly(workspace, folder)
+    assert failure.result.resources == {"Patient": 1}
+    assert lines(failure.result, "Patient") == [other]
+    assert lines(failure.result, UNREADABLE) == [odd % b"p2"]
+    assert "of patients who were erased, and not landed: 1" in failure.result.warnings

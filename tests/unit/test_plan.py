@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rwe.analyse.plan import CONFOUNDED, DILUTED, NO_GROUP, Findings, run_analyses
 from rwe.evidence.contract import Estimate
 from rwe.sandbox.truth import Truth, latent_table, simulate_patients
+from rwe.simulate import coverage
 from rwe.simulate.scenarios import cohort_table
 from rwe.study import Protocol
 from rwe.survival.data import CohortTable
@@ -309,3 +310,15 @@ def test_an_incidence_is_not_called_adjusted() -> None:
     incidences = [e for e in found if e.estimand == "cumulative_incidence"]
     assert incidences
     assert all(e.parameters.adjusted_for == [] and CONFOUNDED in e.warnings for e in incidences)
+
+
+def test_few_events_are_told_what_simulations_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an interval of this method that was too narrow, and of no other; none where nothing is judged."""
+    row = coverage.FewEvents(
+        "time_dependent_cox", "hazard_ratio", (), events=9.0, cohorts=2000, coverage=0.88
+    )
+    monkeypatch.setattr(coverage, "table", lambda: (row,))
+    judged = one(eight(), "time_dependent_cox")
+    assert any("in simulations with about 9" in w for w in judged.warnings)
+    assert not any("simulations" in w for w in one(eight(), "landmark_cox", landmarks=[6]).warnings)
+    assert not any("simulations" in w for w in one(nobody_starts(), "time_dependent_cox").warnings)

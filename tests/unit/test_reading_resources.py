@@ -77,15 +77,10 @@ def test_a_field_of_an_odd_shape_counts_as_absent(name: str) -> None:
 def test_one_odd_resource_leaves_the_others_of_its_page_as_they_are(name: str) -> None:
     content, expected = ODD[name]
     body = page(PLAIN, content, "no resource", {"id": "without a type"}, PLAIN, None)
-    read = read_bundle(body, with_heads=True).read()
-    assert [r and seen(r) for r, _ in read] == [
-        ODD["nothing odd"][1],
-        expected,
-        None,
-        None,
-        ODD["nothing odd"][1],
-    ]
-    assert [r.raw for r, _ in read if r] == [json.dumps(c).encode() for c in (PLAIN, content, PLAIN)]
+    found, subsetted, malformed = read_bundle(body, with_heads=True).found()
+    assert [seen(f.resource) for f in found] == [ODD["nothing odd"][1], expected, ODD["nothing odd"][1]]
+    assert [f.resource.raw for f in found] == [json.dumps(c).encode() for c in (PLAIN, content, PLAIN)]
+    assert (subsetted, malformed) == (0, 2)
 
 
 @pytest.mark.parametrize("with_heads", [True, False])
@@ -93,7 +88,8 @@ def test_an_included_resource_and_an_outcome_are_told_apart(with_heads: bool) ->
     entries = [{"resource": PLAIN, "search": {"mode": m}} for m in ("match", "include", "outcome")]
     body = json.dumps({"resourceType": "Bundle", "entry": [*entries, {"fullUrl": "x"}]}).encode()
     bundle = read_bundle(body, with_heads=with_heads)
-    assert [mode for _, mode in bundle.read()] == ["match", "include", "outcome"]
+    found, _, malformed = bundle.found()
+    assert ([f.is_match for f in found], malformed) == ([True, False], 0)
     assert [(e.raw, e.mode) for e in bundle.entries] == [
         (json.dumps(PLAIN).encode(), m) for m in ("match", "include", "outcome")
     ]

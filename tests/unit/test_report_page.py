@@ -214,12 +214,11 @@ def test_an_evidence_without_results_still_renders() -> None:
     assert "No check returned a row" in text
 
 
-def test_curves_by_site_and_sections_unknown_to_the_page_are_not_dropped() -> None:
+def test_curves_by_site_are_not_dropped() -> None:
     by_site = example.curve("simon_makuch", example.TREATED, 0.001, 20, site="alpha")
-    text = Page(render_report(example.evidence(curves=[by_site], synthesis={"k": 1}))).text
+    text = Page(render_report(example.evidence(curves=[by_site]))).text
     assert "Curves by site" in text
     assert "Simon–Makuch curves, site alpha" in text
-    assert "sections that this page does not show: synthesis" in text
 
 
 def test_the_page_is_small(html: str) -> None:

@@ -23,7 +23,7 @@ _SETS = {
     "deceased_precision": "day month none year",
     "end_reason": "data_cutoff death last_activity",
     "gender": "female male other unknown",
-    "handling": "composite treatment_policy",
+    "handling": "censored_with_weights composite treatment_policy",
     "kind": """
         before_index condition maintenance medication observation procedure salvage
     """,

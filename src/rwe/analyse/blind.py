@@ -12,8 +12,8 @@ from pathlib import Path
 from rwe.analyse.describe import baseline_table, describe_lock
 from rwe.analyse.diagnose import arm_weights, detectable_effect
 from rwe.analyse.read import StudyTables
-from rwe.analyse.run_emulation import emulated
-from rwe.analyse.tasks import Task
+from rwe.analyse.run_emulation import balance_after, emulated
+from rwe.analyse.tasks import BalanceAfter, Task
 from rwe.errors import RweError
 from rwe.evidence.blind import BlindDiagnostics, write_blind
 from rwe.evidence.parts import ArmWeights, Detectable, PositivityCell
@@ -29,7 +29,7 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
     treated, control = p.strategies.treated, p.strategies.control
     started = s["start_day"].notna()
     notes: list[str] = []
-    weights, positivity = _weights(study, tables, notes)
+    weights, positivity, balance = _weights(study, tables, notes)
     detectable: Detectable | None = None
     try:
         detectable = detectable_effect(cohort, blind=True)
@@ -48,7 +48,7 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
         n_by_strategy={treated.name: int(started.sum()), control.name: int((~started).sum())},
         started_after_progression=int((s["salvage_start_day"].notna() & ~started).sum()),
         median_follow_up_days=median_follow_up(cohort).estimate,
-        baseline=baseline_table(study, tables),
+        baseline=baseline_table(study, tables, balance),
         weights=weights,
         positivity=positivity,
         detectable=detectable,
@@ -58,13 +58,13 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
 
 def _weights(
     study: Study, tables: StudyTables, notes: list[str]
-) -> tuple[list[ArmWeights], list[PositivityCell]]:
+) -> tuple[list[ArmWeights], list[PositivityCell], BalanceAfter | None]:
     """Weights and strata of clone-censor-weight, as the protocol adjusts; they rest on starts alone."""
     p = study.protocol
     adjusted = [a for a in p.analyses if a.adjusted_for and a.endpoint == "outcome" and a.salvage == "apart"]
     if not adjusted:
         notes.append("No analysis adjusts for anything, so there are no weights to look at.")
-        return [], []
+        return [], [], None
     first = min(adjusted, key=lambda a: (a.analysis != "clone_censor_weight", a.role != "primary"))
     asked = (
         first
@@ -78,13 +78,16 @@ def _weights(
         found = emulated(task, horizon=1)
     except RweError as e:
         notes.append(f"Weights: {e}")
-        return [], []
+        return [], [], None
     notes.extend(found.warnings)
     cells = [
         PositivityCell(covariate=c.covariate, level=c.level, started=c.started, not_started=c.not_started)
         for c in found.positivity
     ]
-    return [w.model_copy(update={"patients": None}) for w in arm_weights(task, found)], cells
+    balance = balance_after(task, found)
+    if balance is not None:
+        notes.append(f"Differences after weighting are of: {balance.words}.")
+    return [w.model_copy(update={"patients": None}) for w in arm_weights(task, found)], cells, balance
 
 
 def write_blind_diagnostics(study: Study, tables: StudyTables, folder: Path) -> tuple[Path, BlindDiagnostics]:

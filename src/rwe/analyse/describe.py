@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from rwe.analyse.read import StudyTables
+from rwe.analyse.tasks import BalanceAfter
 from rwe.evidence.contract import (
     BaselineRow,
     CodelistEntry,
@@ -95,16 +96,26 @@ def describe_lock(lock: ProtocolLock) -> LockSummary:
     )
 
 
-def baseline_table(study: Study, tables: StudyTables) -> list[BaselineRow]:
-    """Covariates known at index, by whether maintenance was ever started. SMD: pooled SD (Austin 2009)."""
-    return [row for c in study.protocol.covariates for row in _rows_of(study, tables, c)]
+def baseline_table(
+    study: Study, tables: StudyTables, balance: BalanceAfter | None = None
+) -> list[BaselineRow]:
+    """Covariates known at index, by whether maintenance was ever started. SMD: pooled SD (Austin 2009).
+
+    `balance`: the differences that are left in the groups of a weighted analysis.
+    """
+    after = balance.smd if balance else {}
+    return [row for c in study.protocol.covariates for row in _rows_of(study, tables, c, after)]
 
 
-def _rows_of(study: Study, tables: StudyTables, covariate: Covariate) -> Iterator[BaselineRow]:
+def _rows_of(
+    study: Study, tables: StudyTables, covariate: Covariate, after: Mapping[str, float]
+) -> Iterator[BaselineRow]:
     if isinstance(covariate, StatusCovariate):
         return  # nobody has a status at index that the table could compare
     name, label = covariate.name, covariate.label
     values_at_index, level = tables.covariates[name], None
+    # A level against two others is not the coded covariate that was weighted.
+    is_scale = not isinstance(covariate, SexCovariate) or values_at_index.nunique() <= 2
     if isinstance(covariate, SexCovariate):
         level = max(covariate.values, key=lambda k: covariate.values[k])
         has_level = (values_at_index == covariate.values[level]).astype(float)
@@ -129,7 +140,7 @@ def _rows_of(study: Study, tables: StudyTables, covariate: Covariate) -> Iterato
             q1=quartiles[0],
             q3=quartiles[2],
             smd_before=smd,
-            smd_after=None,
+            smd_after=after.get(name) if is_scale else None,
         )
 
 

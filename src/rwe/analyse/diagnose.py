@@ -8,8 +8,11 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from scipy.special import ndtri
 
+from rwe.analyse.negative import negative_controls
+from rwe.analyse.positivity import positivity_at_landmarks
 from rwe.analyse.tasks import Findings, Task, prepared
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
@@ -47,8 +50,13 @@ _T = TypeVar("_T")
 _RATIOS, _PREVALENCES = (1.5, 2.0, 3.0), (0.1, 0.3, 0.5)
 
 
-def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diagnostics:
-    """All diagnostics of the primary analysis. What the data cannot carry is a note, not an error."""
+def diagnose(
+    protocol: Protocol, table: CohortTable, findings: Findings, intercurrent: pd.DataFrame | None = None
+) -> Diagnostics:
+    """All diagnostics of the primary analysis. What the data cannot carry is a note, not an error.
+
+    `intercurrent`: patient_id, event, day of the events among which the negative controls are.
+    """
     notes: list[str] = []
     primary = next((e for e in findings.estimates if is_the_answer(e)), None)
     model = _model(protocol, notes)
@@ -59,6 +67,9 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
     if rows is not None:
         hazards = _try("Proportional hazards", notes, lambda: _hazards(rows, by_site)) or []
         subgroups = list(_subgroups(protocol, table, rows, by_site, notes))
+    positivity = positivity_at_landmarks(protocol, table)
+    notes += positivity.notes
+    balance = findings.balanced()
     weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
     return Diagnostics(
         proportional_hazards=hazards,
@@ -74,6 +85,10 @@ def diagnose(protocol: Protocol, table: CohortTable, findings: Findings) -> Diag
         detectable=_try("The detectable effect", notes, lambda: detectable_effect(table, primary)),
         subgroups=subgroups,
         notes=notes,
+        overlap=list(positivity.overlap),
+        empty_cells=list(positivity.empty_cells),
+        balance_by=balance.words if balance else None,
+        negative_controls=None if intercurrent is None else negative_controls(findings, intercurrent),
     )
 
 

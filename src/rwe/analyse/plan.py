@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rwe.analyse.downgrade import downgrade, is_answer, require_enough_events
 from rwe.analyse.run_competing import run_competing_risks
 from rwe.analyse.run_emulation import run_clone_censor_weight
 from rwe.analyse.run_groups import CONFOUNDED, DILUTED, NO_GROUP, run_cox, run_kaplan_meier, run_logrank
+from rwe.analyse.run_imputed import imputed_tables, is_imputed, run_imputed
+from rwe.analyse.run_intercurrent import require_weights, run_event_weighted_cox
 from rwe.analyse.run_small import run_firth, run_permutation, run_rmst
 from rwe.analyse.run_weighted import (
     run_aiptw,
@@ -34,6 +37,18 @@ class _Runner:
 
     run: Callable[[Task, CountingProcess, Findings], None]
     estimand: str
+
+
+def carrying_weights(task: Task, runner: _Runner) -> _Runner:
+    """The runner that weighs for the intercurrent events at which follow-up ends, where there are any.
+
+    Raises NotEstimableError where the analysis carries no weights.
+    """
+    if not task.censoring_events:
+        return runner
+    require_weights(task)
+    is_model = task.analysis.analysis == "time_dependent_cox"
+    return replace(runner, run=run_event_weighted_cox) if is_model else runner
 
 
 _COX = _Runner(run_cox, "hazard_ratio")
@@ -82,10 +97,16 @@ def run_analyses(
         for analysis in protocol.analyses
         for task in _tasks(protocol, analysis, table)
     ]
+    asked: tuple[Task, RweError | None, int] | None = None
     with progress.step("analysing", total=len(tasks), unit="analyses") as step:
         for task in tasks:
-            run_task(task, findings, progress)
+            begin = len(findings.estimates)
+            failure = run_task(task, findings, progress)
+            if is_answer(task):
+                asked = task, failure, begin
             step.advance()
+    if asked is not None:
+        downgrade(*asked, findings, run_task)
     return findings
 
 
@@ -103,19 +124,27 @@ def _tasks(protocol: Protocol, analysis: Analysis, table: CohortTable) -> list[T
     return tasks
 
 
-def run_task(task: Task, findings: Findings, progress: Progress = SILENT) -> None:
-    """Run one analysis; where the data cannot carry it, the refusal is the finding."""
+def run_task(task: Task, findings: Findings, progress: Progress = SILENT) -> RweError | None:
+    """Run one analysis; where the data cannot carry it, the refusal is the finding, and is returned."""
     kind = task.analysis.analysis
     runner = _RUNNERS[kind]
     rows: CountingProcess | None = None
     try:
         task = replace(prepared(task), progress=progress)
-        rows = task.rows()
+        imputed = imputed_tables(task) if is_imputed(task) else None
+        rows = task.rows() if imputed is None else replace(task, table=imputed.tables[0]).rows()
         rows.require_patients()
-        runner.run(task, rows, findings)
+        require_enough_events(task, rows)
+        runner = carrying_weights(task, runner)
+        if imputed is None:
+            runner.run(task, rows, findings)
+        else:
+            run_imputed(task, imputed, runner.run, findings)
     except RweError as e:
         where = f" at site {task.site}" if task.site else ""
         day = f", day {task.landmark}" if task.landmark is not None else ""
         findings.refused.append(Refusal(analysis=f"{kind}{day}{where}", reason=str(e)))
         told = [*(rows.warnings() if rows is not None else ()), str(e)]
         findings.estimates.append(make_estimate(task, rows, runner.estimand, "refused", warnings=told))
+        return e
+    return None

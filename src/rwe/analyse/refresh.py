@@ -18,14 +18,39 @@ from rwe.analyse.describe import (
     describe_sites,
 )
 from rwe.analyse.diagnose import diagnose, is_the_answer
+from rwe.analyse.looks import Before, describe_history
 from rwe.analyse.plan import run_analyses
+from rwe.analyse.pool import pooled_tables, without_cohort_changes
 from rwe.analyse.read import StudyTables, holds_study, read_study
+from rwe.analyse.run_grid import run_grid
+from rwe.analyse.run_synthesis import synthesise
 from rwe.analyse.safety import describe_kinetics, describe_safety, without_single_patients
 from rwe.analyse.tasks import PrimaryRows
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.blind import BlindDiagnostics
-from rwe.evidence.contract import SCHEMA_VERSION, Estimate, Evidence, Refresh, StudyIdentity, write_evidence
+from rwe.evidence.contract import (
+    SCHEMA_VERSION,
+    Estimate,
+    Evidence,
+    Refresh,
+    StudyIdentity,
+    read_evidence,
+    write_evidence,
+)
+from rwe.history.inputs import inputs_of
+from rwe.history.ledger import key_id, ledger_path, read_ledger, retain, write_ledger
+from rwe.history.manifest import (
+    EVIDENCE,
+    Inputs,
+    Manifest,
+    manifest_sha256,
+    read_manifest,
+    sealed,
+    verify,
+    write_manifest,
+)
+from rwe.history.past import Past, lenient_evidence, read_past, refresh_folders
 from rwe.progress import SILENT, Progress
 from rwe.scratch import locked, scratch_folder
 from rwe.study import Study
@@ -36,42 +61,121 @@ from rwe.warehouse.opening import private_key
 
 @dataclass(frozen=True)
 class Analysed:
-    """A refresh that was written. `path` is its evidence.json."""
+    """A refresh, written now or (`is_new` is false) by an earlier run from the same inputs. `path` is its
+    evidence.json. `note` says where it stands among the looks at this study."""
 
     refresh: str
     path: Path
     evidence: Evidence
+    is_new: bool = True
+    note: str = ""
 
 
-def analyse(workspace: Workspace, study: Study, *, progress: Progress = SILENT) -> Analysed:
-    """Run the analyses of a study and write evidence/STUDY/REFRESH/evidence.json.
+def analyse(
+    workspace: Workspace, study: Study, *, progress: Progress = SILENT, force: bool = False
+) -> Analysed:
+    """Run the analyses of a study and write a refresh: evidence/STUDY/REFRESH/, never changed afterwards.
 
     Reads the private build if it was made with exactly this protocol; else (a study file by path, or
-    one changed since the build) its tables are built privately and thrown away afterwards.
+    one changed since the build) its tables are built privately and thrown away afterwards. Where tables,
+    protocol, code and lock are those of the newest refresh there is nothing new: that one is returned and
+    nothing is written, unless `force`.
 
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
-    tables = study_tables(workspace, study, progress)
+    tables = study_tables(workspace, study, progress, with_variants=True)
+    inputs = inputs_of(study, tables, read_lock(study))
+    if not force:
+        same = _same_as_newest(workspace, study, inputs)
+        if same is not None:
+            return same
     evidence, primary = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
-    folder_of_study = workspace.evidence / study.name
-    folder_of_refresh = folder_of_study / evidence.refresh.id
-    folder_of_refresh.mkdir(parents=True)
-    path = folder_of_refresh / "evidence.json"
-    write_evidence(evidence, path)
-    if workspace.cipher() is None:
+    private: Path = workspace.private / "history" / study.name
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(private / ".lock"):  # two at once would be one look
+        past = read_past(workspace, study.name)
+        before = _before(workspace, study, past)
+        history, ledger = describe_history(
+            study, tables, evidence, inputs, past=past, before=before, key_id=key_id(workspace)
+        )
+        evidence = evidence.model_copy(update={"history": history})
+        folder = _write_refresh(workspace, evidence, inputs, past)
         with locked(workspace.private / "build.lock"):  # an erasure holds it, too
             if _is_still_there(workspace, study, tables):
-                _write_single_patients(study, tables, primary, folder_of_refresh)
-    _point_latest(folder_of_study, evidence.refresh.id)
-    return Analysed(evidence.refresh.id, path, evidence)
+                write_ledger(workspace, ledger_path(workspace, study.name, folder.name), ledger)
+                retain(workspace, study.name)
+                if workspace.cipher() is None:
+                    _write_single_patients(study, tables, primary, folder)
+        _point_latest(folder.parent, folder.name)
+    return Analysed(folder.name, folder / EVIDENCE, evidence, note=_standing(history.look))
+
+
+def _same_as_newest(workspace: Workspace, study: Study, inputs: Inputs) -> Analysed | None:
+    """The newest refresh, if it was made of the same and is as it was written."""
+    folders = refresh_folders(workspace, study.name)
+    if not folders:
+        return None
+    found = verify(folders[-1])
+    if found.problems or found.manifest is None or found.manifest.inputs != inputs:
+        return None
+    try:
+        evidence = read_evidence(folders[-1] / EVIDENCE)
+    except EvidenceError:
+        return None
+    _point_latest(folders[-1].parent, folders[-1].name)
+    at = f"{found.manifest.created_at:%Y-%m-%d %H:%M} UTC"
+    note = f"Nothing new since the refresh of {at}: the same data, protocol, code and lock."
+    return Analysed(folders[-1].name, folders[-1] / EVIDENCE, evidence, is_new=False, note=note)
+
+
+def _before(workspace: Workspace, study: Study, past: Past) -> Before:
+    """What is kept of the newest refresh that can be believed."""
+    if not past.looks:
+        return Before()
+    folder = workspace.evidence / study.name / past.looks[-1].refresh
+    manifest = read_manifest(folder)
+    return Before(
+        look=past.looks[-1],
+        inputs=manifest.inputs if manifest else None,
+        ledger=read_ledger(workspace, study.name, folder.name),
+        protocol=lenient_evidence(folder).get("protocol"),
+    )
+
+
+def _write_refresh(workspace: Workspace, evidence: Evidence, inputs: Inputs, past: Past) -> Path:
+    folder: Path = workspace.evidence / evidence.study.name / evidence.refresh.id
+    folder.mkdir(parents=True)
+    write_evidence(evidence, folder / EVIDENCE)
+    assert evidence.history is not None  # noqa: S101  (the caller has just made it)
+    manifest = Manifest(
+        study=evidence.study.name,
+        refresh=evidence.refresh.id,
+        created_at=evidence.refresh.created_at,
+        content_sha256=evidence.refresh.content_sha256,
+        inputs=inputs,
+        look=evidence.history.looks[-1].model_dump(mode="json"),
+        files=sealed(folder, [EVIDENCE]),
+        before_refresh=past.newest.name if past.newest else None,
+        before=manifest_sha256(past.newest) if past.newest else None,
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def _standing(look: int) -> str:
+    if look == 1:
+        return "The first look at this study."
+    return f"Look {look} at this study; intervals are not adjusted for looking repeatedly."
 
 
 def _is_still_there(workspace: Workspace, study: Study, tables: StudyTables) -> bool:
     """Whether the private build is the one that was read: a patient may have been erased in between."""
+    if not tables.build_sha256:  # of shares alone
+        return True
     key = private_key(workspace)
     if not holds_study(workspace.private_database, study, key):
         return not workspace.private_database.exists() or study.path.parent != workspace.studies
-    return read_study(workspace.private_database, study, key).content_sha256 == tables.content_sha256
+    return read_study(workspace.private_database, study, key).build_sha256 == tables.build_sha256
 
 
 def _write_single_patients(
@@ -84,15 +188,29 @@ def _write_single_patients(
         write_kinetics(kinetics, folder)
 
 
-def study_tables(workspace: Workspace, study: Study, progress: Progress = SILENT) -> StudyTables:
-    """The study's tables of the private build, or of one made for it and thrown away. Raises as `analyse`."""
+def study_tables(
+    workspace: Workspace, study: Study, progress: Progress = SILENT, *, with_variants: bool = False
+) -> StudyTables:
+    """The study's tables of the private build, or of one made for it and thrown away, with what other sites
+    shared of them.
+
+    `with_variants`: also those of its sensitivity grid. Raises as `analyse`.
+    """
+    return pooled_tables(
+        workspace, study, lambda: _own_tables(workspace, study, progress, with_variants=with_variants)
+    )
+
+
+def _own_tables(
+    workspace: Workspace, study: Study, progress: Progress, *, with_variants: bool
+) -> StudyTables:
     key = private_key(workspace)
     if holds_study(workspace.private_database, study, key):
-        return read_study(workspace.private_database, study, key)
+        return read_study(workspace.private_database, study, key, with_variants=with_variants)
     with scratch_folder(workspace.private, "analyse-") as folder:
         target = folder / "private.duckdb"
         build(workspace, [study], target=target, progress=progress)
-        return read_study(target, study, key)
+        return read_study(target, study, key, with_variants=with_variants)
 
 
 def analyse_blind(
@@ -113,6 +231,7 @@ def make_evidence(
     p = study.protocol
     cohort, lock = tables.cohort(), read_lock(study)
     findings = run_analyses(p, cohort, progress, lock)
+    grid = run_grid(without_cohort_changes(study, tables).protocol, tables, findings, progress, lock)
     stamp = created_at.strftime("%Y%m%dT%H%M%S%fZ")
     evidence = Evidence(
         schema_version=SCHEMA_VERSION,
@@ -139,16 +258,18 @@ def make_evidence(
         quality=tables.quality,
         cohort=describe_cohort(study, tables),
         attrition=tables.attrition,
-        baseline=baseline_table(study, tables),
+        baseline=baseline_table(study, tables, findings.balanced()),
         estimates=findings.estimates,
         curves=findings.curves,
         refused=findings.refused,
         warnings=findings.warnings(),
-        diagnostics=diagnose(p, cohort, findings),
+        diagnostics=diagnose(p, cohort, findings, tables.intercurrent),
         safety=describe_safety(study, tables),
         kinetics=without_single_patients(describe_kinetics(study, tables)),
         bias_autopsy=bias_autopsy(p, cohort, findings.estimates),
         protocol_lock=describe_lock(lock),
+        sensitivity_grid=grid,
+        synthesis=synthesise(p, cohort, findings, tables.pooling),
     )
     found = [e for e in findings.estimates if is_the_answer(e)]
     return evidence, (findings.primary, found[0]) if findings.primary and found else None

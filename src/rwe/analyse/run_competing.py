@@ -10,6 +10,7 @@ from rwe.survival.competing import CumulativeIncidence, exposure_incidence, inci
 from rwe.survival.data import CountingProcess, landmark_split
 from rwe.survival.fine_gray import CompetingFit, cause_specific_cox, fine_gray
 from rwe.survival.first_events import CompetingRows, competing_rows
+from rwe.survival.gray import exposure_gray
 
 _ALIVE_WITHOUT = "Among those alive and without relapse at the landmark."
 
@@ -23,6 +24,7 @@ def run_competing_risks(task: Task, _: CountingProcess, findings: Findings) -> N
     notes = [*events.warnings, _ALIVE_WITHOUT]
     for cause in events.causes:
         _incidences(task, competing, cause, notes, findings)
+        findings.estimates.append(_gray(task, competing, cause, notes))
         for estimand, fit in (
             ("cause_specific_hazard_ratio", cause_specific_cox),
             ("subdistribution_hazard_ratio", fine_gray),
@@ -65,6 +67,28 @@ def _ratio(
         df=1,
         p_value=hr.p_value,
         status="ok" if hr.estimate is not None else "did_not_converge",
+    )
+
+
+def _gray(task: Task, rows: CompetingRows, cause: str, notes: list[str]) -> Estimate:
+    """Whether the incidences differ, over all of follow-up; not adjusted, as they are not."""
+    at = task.parameters(cause=cause, adjusted_for=[])
+    mine = rows.of_cause(cause)
+    try:
+        test = exposure_gray(rows, cause, stratify_by_site=task.by_site)
+    except RweError as e:
+        return make_estimate(task, mine, "chi_square", "refused", warnings=[*notes, str(e)], parameters=at)
+    return make_estimate(
+        task,
+        mine,
+        "chi_square",
+        test.method,
+        warnings=[*notes, CONFOUNDED],
+        parameters=at,
+        estimate=test.chi_square,
+        df=test.df,
+        p_value=test.p_value,
+        variance=test.variance,
     )
 
 

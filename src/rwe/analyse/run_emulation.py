@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, effect_estimate
+from rwe.analyse.tasks import (
+    BalanceAfter,
+    Findings,
+    PrimaryRows,
+    Task,
+    TooLittleError,
+    defined,
+    effect_estimate,
+)
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
 from rwe.survival.clone_rows import arm_cox_data
-from rwe.survival.data import CountingProcess, NotEstimableError
+from rwe.survival.data import CountingProcess
 from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
 from rwe.survival.weighted_curves import WeightedCurve
@@ -32,6 +40,7 @@ def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
         treated_model=a.weight_model,
         site_indicators=task.by_site,
         loss_weights=a.weight_for_loss,
+        censoring_events=task.censoring_events,
         truncate_percentile=a.truncate_percentile,
         replicates=a.replicates,
         seed=task.protocol.seed,
@@ -49,7 +58,7 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
     found = emulated(task, horizon=task.horizon)
     fewest = min(w.effective_sample_size for w in found.weights)
     if fewest < FEWEST_EFFECTIVE:
-        raise NotEstimableError(
+        raise TooLittleError(
             f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
             advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
         )
@@ -59,6 +68,18 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
     findings.estimates.extend(_estimates(task, rows, found))
     findings.curves.extend(_curves(task, found))
     findings.weights.append((task, found))
+    balance = balance_after(task, found)
+    if balance is not None:
+        findings.balance.append(balance)
+
+
+def balance_after(task: Task, found: CloneCensorWeight) -> BalanceAfter | None:
+    """What the weights leave of the differences at index; None of one site, or where it is not known."""
+    if task.site is not None or not found.balance:
+        return None
+    smd = {b.covariate: b.after for b in found.balance if b.after is not None and b.covariate in task.fixed}
+    words = f"clone-censor-weight, copies followed beyond day {found.grace_days}"
+    return BalanceAfter(words, smd, task.analysis.role == "primary")
 
 
 def _estimates(task: Task, rows: CountingProcess, found: CloneCensorWeight) -> Iterable[Estimate]:

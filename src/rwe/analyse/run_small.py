@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rwe.analyse.run_groups import CONFOUNDED, few_events
-from rwe.analyse.tasks import Findings, Task, defined, make_estimate
+from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, make_estimate
 from rwe.evidence.contract import Coefficient
+from rwe.survival.cox import exposure_data
 from rwe.survival.data import CountingProcess
 from rwe.survival.firth import exposure_firth
 from rwe.survival.permutation import exposure_permutation
@@ -15,6 +16,8 @@ def run_firth(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """A Cox model with Firth's penalty: finite where an arm has no event."""
     fit = exposure_firth(rows, stratify_by_site=task.by_site, level=task.protocol.confidence_level)
     hr = fit.hazard_ratio()
+    if task.analysis.role == "primary" and task.site is None:
+        findings.primary = firth_rows(task)
     caveats = [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
     findings.estimates.append(
         make_estimate(
@@ -42,6 +45,12 @@ def run_firth(task: Task, rows: CountingProcess, findings: Findings) -> None:
             ],
         )
     )
+
+
+def firth_rows(task: Task) -> PrimaryRows:
+    """The rows of a penalised model, for the bundle. Raises as `exposure_data`."""
+    data = exposure_data(task.rows(), stratify_by_site=task.by_site)
+    return PrimaryRows(data, "breslow", is_robust=False, is_firth=True)
 
 
 def run_permutation(task: Task, rows: CountingProcess, findings: Findings) -> None:

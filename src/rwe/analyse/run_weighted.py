@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rwe.analyse.run_emulation import FEWEST_EFFECTIVE, weighted_points
-from rwe.analyse.tasks import Findings, Task, effect_estimate
+from rwe.analyse.tasks import BalanceAfter, Findings, Task, TooLittleError, effect_estimate
 from rwe.evidence.contract import Curve
 from rwe.survival.aiptw import aiptw_survival
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
@@ -33,6 +33,7 @@ def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings)
         stratify_by_site=task.by_site,
         level=task.protocol.confidence_level,
     )
+    _refuse_few([found.weights] if found.weights else [])
     findings.estimates.append(
         effect_estimate(
             task,
@@ -69,9 +70,11 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
         task.fixed,
         task.time_varying,
         stratify_by_site=task.by_site,
+        censoring_events=task.censoring_events,
         truncate_percentile=task.analysis.truncate_percentile,
         level=task.protocol.confidence_level,
     )
+    _refuse_few([found.weights])
     findings.estimates.append(
         effect_estimate(
             task,
@@ -87,7 +90,7 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
     )
 
 
-def _who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
+def who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
     """The task among those who could still have started at the landmark, where progression forbids it.
 
     Whoever had progressed by then could not start by the strategy: no weight makes the started like them.
@@ -115,9 +118,9 @@ def _who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
 
 
 def _refuse_few(weights: Sequence[WeightDiagnostics]) -> None:
-    fewest = min(w.effective_sample_size for w in weights)
+    fewest = min((w.effective_sample_size for w in weights), default=FEWEST_EFFECTIVE)
     if fewest < FEWEST_EFFECTIVE:
-        raise NotEstimableError(
+        raise TooLittleError(
             f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
             advice="adjust for fewer covariates, or choose another landmark",
         )
@@ -125,7 +128,7 @@ def _refuse_few(weights: Sequence[WeightDiagnostics]) -> None:
 
 def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Started by the landmark against not, weighted by propensity; days count from the landmark."""
-    task, rows = _who_could_choose(task)
+    task, rows = who_could_choose(task)
     a, horizon = task.analysis, task.horizon
     found = landmark_weighted(
         task.table,
@@ -142,6 +145,14 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
         progress=task.progress,
     )
     _refuse_few(found.weights)
+    if task.site is None:
+        findings.balance.append(
+            BalanceAfter(
+                f"{found.method}, day {task.landmark}",
+                {b.covariate: b.after for b in found.balance if b.after is not None},
+                a.role == "primary",
+            )
+        )
     control, treated = task.strategies()
     options: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
     ratio = effect_estimate(
@@ -185,7 +196,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
 
 def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Survival after a landmark: right if the outcome model is, or those of treatment and censoring."""
-    task, rows = _who_could_choose(task)
+    task, rows = who_could_choose(task)
     control, treated = task.strategies()
     leaning = landmark_weighted(
         task.table,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rwe.evidence.contract import Contrast, Curve, Estimate, Parameters, Refusal, groups_of
 from rwe.progress import SILENT, Progress
+from rwe.simulate.coverage import few_events_warning
 from rwe.study import Analysis, Protocol
+from rwe.study.analyses import OPTIONS
 from rwe.survival.cox import CoxData
 from rwe.survival.data import (
     CohortTable,
@@ -23,6 +25,7 @@ from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight
 from rwe.survival.first_events import FirstEvents, first_events
 from rwe.survival.histories import with_salvage
+from rwe.survival.intercurrent import CensoringEvent
 from rwe.survival.tables import numbers
 
 IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
@@ -30,17 +33,32 @@ RELAPSE, NON_RELAPSE_DEATH = "relapse", "non_relapse_death"
 _CURVES = ("_kaplan_meier", "simon_makuch")
 
 
+class TooLittleError(NotEstimableError):
+    """The data are too few for what a primary analysis asks; something simpler can stand in its place."""
+
+
 @dataclass(frozen=True)
 class PrimaryRows:
     """The rows of the primary analysis, and how the model that was fitted to them is to be asked for in R.
 
-    `has_own_se`: the standard error of the evidence is that of the model, and not a bootstrap's.
+    `has_own_se`: the standard error of the evidence is that of the model, and not a bootstrap's. `is_firth`:
+    the likelihood has Firth's penalty.
     """
 
     data: CoxData
     ties: str
     is_robust: bool
     has_own_se: bool = True
+    is_firth: bool = False
+
+
+@dataclass(frozen=True)
+class BalanceAfter:
+    """Standardised mean differences of baseline covariates in a weighted analysis, and whose they are."""
+
+    words: str
+    smd: dict[str, float]
+    is_primary: bool
 
 
 @dataclass
@@ -51,7 +69,13 @@ class Findings:
     curves: list[Curve] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     weights: list[tuple[Task, CloneCensorWeight]] = field(default_factory=list)
+    balance: list[BalanceAfter] = field(default_factory=list)
     primary: PrimaryRows | None = None
+    answer: Task | None = None
+
+    def balanced(self) -> BalanceAfter | None:
+        """The balance by the weights of the primary analysis, else of the first weighted one."""
+        return min(self.balance, key=lambda b: not b.is_primary, default=None)
 
     def warnings(self) -> list[str]:
         """Each warning of a primary estimate once; the others stay with their estimates."""
@@ -84,6 +108,32 @@ class Task:
     @property
     def fixed(self) -> list[str]:
         return [name for name in self.analysis.adjusted_for if name not in self.time_varying]
+
+    @property
+    def censoring_events(self) -> tuple[CensoringEvent, ...]:
+        """The intercurrent events at which follow-up ended and that are weighted for."""
+        statuses = self.protocol.statuses()
+        return tuple(
+            CensoringEvent(
+                e.name,
+                tuple(n for n in e.weighted_for if n not in statuses),
+                tuple(n for n in e.weighted_for if n in statuses),
+            )
+            for e in self.protocol.censoring_events()
+        )
+
+    @property
+    def interval_options(self) -> tuple[str, ...]:
+        """What of the analysis decides how its interval is made, in the words of the coverage table."""
+        a, kind = self.analysis, self.analysis.analysis
+        models = {"landmark_weighting": a.weights, "clone_censor_weight": a.weight_model}
+        said = {
+            "adjusted": bool(a.adjusted_for),
+            "robust": a.variance == "robust",
+            "freeze": a.status_after_start == "freeze",
+            "bootstrap": a.replicates > 0 and kind in OPTIONS["replicates"],
+        }
+        return (*(word for word, holds in said.items() if holds), *filter(None, [models.get(kind)]))
 
     @property
     def by_site(self) -> bool:
@@ -215,7 +265,9 @@ def make_estimate(
     blank |= dict.fromkeys(("ci_method", "df", "p_value", "effect_type"))
     n_by = {treated: counts.patients_exposed, control: counts.patients_unexposed} if counts else {}
     events_by = {treated: counts.events_exposed, control: counts.events_unexposed} if counts else {}
-    said = ([IMMORTAL_TIME] if task.is_biased else []) + [*task.notes, *warnings]
+    events = values.get("events")
+    few = _coverage(task, estimand, events if isinstance(events, int) else sum(events_by.values()), values)
+    said = ([IMMORTAL_TIME] if task.is_biased else []) + [*task.notes, *warnings, *few]
     fields: dict[str, object] = {
         **blank,
         "analysis": task.analysis.analysis,
@@ -234,6 +286,15 @@ def make_estimate(
         "warnings": list(dict.fromkeys(said)),
     }
     return Estimate.model_validate({**fields, **values})
+
+
+def _coverage(task: Task, estimand: str, events: int, values: Mapping[str, object]) -> list[str]:
+    """What simulations with so few events say of this method's intervals, where there is one."""
+    has_interval = any(values.get(k) is not None for k in ("ci_low", "ci_high", "p_value"))
+    if task.is_biased or not has_interval:
+        return []
+    found = few_events_warning(task.analysis.analysis, estimand, events, options=task.interval_options)
+    return [found] if found else []
 
 
 def effect_estimate(

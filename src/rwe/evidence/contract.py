@@ -17,7 +17,10 @@ import jsonschema
 from pydantic import Field
 
 from rwe.errors import EvidenceError
-from rwe.evidence.parts import BiasAutopsy, Diagnostics, Kinetics, LockSummary, Part, Safety
+from rwe.evidence.grid import SensitivityGrid
+from rwe.evidence.history import History
+from rwe.evidence.parts import BiasAutopsy, Diagnostics, Kinetics, LockSummary, Part, Safety, is_none
+from rwe.evidence.synthesis import Synthesis
 from rwe.study.analyses import AnalysisName
 
 SCHEMA_VERSION: Final = "1.2"
@@ -197,6 +200,11 @@ class Parameters(Part):
     variant: str | None = Field(
         default=None, description="A rule of the protocol that this estimate changes, as a sensitivity."
     )
+    imputations: int | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Tables with missing baseline covariates imputed, pooled by Rubin's rules.",
+    )
 
 
 class Coefficient(Part):
@@ -212,6 +220,11 @@ class Estimate(Part):
     estimand: Estimand
     effect_type: Literal["conditional", "marginal"] | None
     role: Literal["primary", "sensitivity", "contrast", "posthoc"]
+    downgraded_from: AnalysisKind | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="The analysis that the protocol wants as primary and that these data cannot carry.",
+    )
     contrast: Contrast
     site: str | None = Field(description="Null is all sites.")
     method: str
@@ -285,12 +298,13 @@ class Evidence(Part):
     refused: list[Refusal]
     warnings: list[str]
     diagnostics: Diagnostics | None = None
-    synthesis: dict[str, Any] | None = None
-    history: dict[str, Any] | None = None
+    synthesis: Synthesis | None = None
+    history: History | None = None
     kinetics: Kinetics | None = None
     safety: Safety | None = None
     bias_autopsy: BiasAutopsy | None = None
     protocol_lock: LockSummary | None = None
+    sensitivity_grid: SensitivityGrid | None = None
 
 
 def evidence_schema() -> dict[str, Any]:

@@ -8,6 +8,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def is_none(value: object) -> bool:
+    """For fields that came to the contract later: what does not apply is left out of the document."""
+    return value is None
+
+
+def is_empty(value: object) -> bool:
+    """As `is_none`, for lists."""
+    return not value
+
+
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -75,6 +85,70 @@ class PositivityCell(Part):
     level: str
     started: int
     not_started: int
+
+
+class OverlapAtLandmark(Part):
+    """Propensities of having started by a landmark, by what was then known; of one strategy.
+
+    `outside` patients have a propensity that nobody of the other strategy reaches; `effective` is what the
+    strategy's patients are worth under inverse-probability weights (Kish). `overlap` is the share of the two
+    distributions that coincides (0: disjoint, 1: alike), by tenths of the propensity.
+    """
+
+    landmark_day: int
+    strategy: str
+    patients: int
+    q1: float
+    median: float
+    q3: float
+    outside: int
+    effective: float
+    overlap: float
+
+
+class EmptyCell(Part):
+    """A kind of patient that one strategy alone has at a landmark: one covariate's level, or two together."""
+
+    landmark_day: int
+    kind: dict[str, str] = Field(description="Level or range by covariate.")
+    started: int
+    not_started: int
+
+
+class NegativeControlEstimate(Part):
+    """What the model of the primary analysis finds for an outcome on which no effect is expected."""
+
+    outcome: str
+    patients: int
+    events: int
+    hazard_ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    refused: str | None = Field(description="Why there is no estimate.")
+
+
+class CalibratedEstimate(Part):
+    """The primary hazard ratio among the systematic errors that the negative controls show."""
+
+    error_mean: float = Field(description="Of the log hazard ratios of the controls.")
+    error_sd: float = Field(description="Beyond what their standard errors explain.")
+    share_excluding_null: float = Field(description="Controls whose nominal interval excludes 1.")
+    hazard_ratio: float
+    ci_low: float
+    ci_high: float
+    ci_level: float
+    p_value: float
+    warnings: list[str]
+
+
+class NegativeControls(Part):
+    """Negative controls named in the protocol. Without calibration, `not_calibrated` says why."""
+
+    controls: list[NegativeControlEstimate]
+    fewest: int = Field(description="Controls with an estimate that a calibration needs.")
+    calibrated: CalibratedEstimate | None
+    not_calibrated: str | None
 
 
 class CorrectedEstimate(Part):
@@ -157,6 +231,14 @@ class Diagnostics(Part):
     detectable: Detectable | None = None
     subgroups: list[Subgroup] = Field(default=[])
     notes: list[str] = Field(default=[])
+    overlap: list[OverlapAtLandmark] = Field(default=[], exclude_if=is_empty)
+    empty_cells: list[EmptyCell] = Field(default=[], exclude_if=is_empty)
+    balance_by: str | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Whose weights the standardised differences after weighting are of.",
+    )
+    negative_controls: NegativeControls | None = Field(default=None, exclude_if=is_none)
 
 
 class EventRate(Part):

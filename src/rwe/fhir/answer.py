@@ -36,8 +36,10 @@ class Stream:
 
     def chunks(self, size: int = 1 << 20, *, decode: bool = True) -> Iterator[bytes]:
         """The body in pieces, unpacked if `decode`. Raises BrokenAnswerError where it breaks off."""
+        # Told to unpack, urllib3 copies once more what is not packed.
+        is_packed = decode and "Content-Encoding" in self.headers
         try:
-            yield from self._response.raw.stream(size, decode_content=decode)
+            yield from self._response.raw.stream(size, decode_content=is_packed)
         except (urllib3.exceptions.HTTPError, OSError):
             raise BrokenAnswerError("the answer broke off", where=self._where, advice="try again") from None
 

@@ -17,6 +17,10 @@ class QuietHoursError(SiteError):
     """The site's quiet hours have begun: no request may start."""
 
 
+class TimeBudgetError(QuietHoursError):
+    """The time that tonight's run was given is over: as in quiet hours, no request may start."""
+
+
 class CeilingError(SiteError):
     """A night would land more of a type than the site allows."""
 
@@ -28,7 +32,8 @@ def _utc_now() -> datetime:
 class RequestBudget:
     """The requests of one client, whatever the number of threads.
 
-    `clock` (seconds), `sleep` and `now` (an aware instant) stand for time; tests pass their own.
+    After `until` (an aware instant) no request starts any more. `clock` (seconds), `sleep` and `now` (an
+    aware instant) stand for time; tests pass their own.
     """
 
     def __init__(
@@ -39,8 +44,9 @@ class RequestBudget:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], datetime] = _utc_now,
+        until: datetime | None = None,
     ) -> None:
-        self._name, self._site = name, site
+        self._name, self._site, self._until = name, site, until
         self._clock, self._sleep, self._now = clock, sleep, now
         self._gap = 1 / site.max_requests_per_second if site.max_requests_per_second else 0.0
         self._next = 0.0
@@ -57,9 +63,9 @@ class RequestBudget:
     def turn(self) -> None:
         """Wait until one more request may start: at most one each 1 / max_requests_per_second seconds.
 
-        Raises QuietHoursError in the site's quiet hours.
+        Raises QuietHoursError in the site's quiet hours, TimeBudgetError after `until`.
         """
-        self._refuse_quiet_hours()
+        self._refuse_late_requests()
         if not self._gap:
             return
         with self._lock:
@@ -68,11 +74,17 @@ class RequestBudget:
         wait = at - self._clock()
         if wait > 0:
             self._sleep(wait)
-            self._refuse_quiet_hours()
+            self._refuse_late_requests()
 
-    def _refuse_quiet_hours(self) -> None:
-        hours = self._site.quiet_hours
-        if hours is not None and self._now().astimezone(self._site.zone).time() in hours:
+    def _refuse_late_requests(self) -> None:
+        hours, now = self._site.quiet_hours, self._now()
+        if self._until is not None and now >= self._until:
+            raise TimeBudgetError(
+                "the time budget of this run is used up: no request is sent",
+                where=f"site {self._name}",
+                advice="the next run goes on where it ended; if it stays so, raise time_budget_hours",
+            )
+        if hours is not None and now.astimezone(self._site.zone).time() in hours:
             raise QuietHoursError(
                 f"quiet hours, {hours} {self._site.time_zone}: no request is sent",
                 where=f"site {self._name}",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import methodcaller
 
 import msgspec
 
@@ -97,6 +98,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Codes = frozenset[tuple[str | None, str | None]]
 _NO_CODES: Codes = frozenset()
 _NOTHING = (b"", b"null")
+_SHORT = 4
 
 
 class NotAResourceError(ValueError):
@@ -148,6 +150,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     mode: str | None
 
 
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A resource that a search answered. `is_match` is False where it was only included."""
+
+    resource: Resource
+    is_match: bool
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A Bundle cut into its entries. Those without a resource (deletions, requests) are left out."""
@@ -167,19 +176,28 @@ class Bundle:
             if (raw := bytes(part.resource)) not in _NOTHING
         ]
 
-    def read(self) -> list[tuple[Resource | None, str | None]]:
-        """The resource of each entry, None where it is none, and its `search.mode`."""
-        found: list[tuple[Resource | None, str | None]] = []
+    def found(self, *, ids_only: bool = False) -> tuple[tuple[Found, ...], int, int]:
+        """What a search answered; how many more are tagged SUBSETTED; and how many are no resource.
+
+        Entries with `search.mode=outcome` are neither. With `ids_only` the SUBSETTED are found, too.
+        """
+        found: list[Found] = []
+        subsetted = malformed = 0
         for part, head in zip(self._parts, self._heads, strict=True):
             raw = bytes(part.resource)
-            if raw in _NOTHING:
+            mode = part.search.mode if part.search else None
+            if mode == "outcome" or (len(raw) <= _SHORT and raw in _NOTHING):
                 continue
             try:
                 resource = _resource(head, raw) if head else read_resource(raw)
             except NotAResourceError:
-                resource = None
-            found.append((resource, part.search.mode if part.search else None))
-        return found
+                malformed += 1
+                continue
+            if resource.is_subsetted and not ids_only:
+                subsetted += 1
+            else:
+                found.append(Found(resource, mode != "include"))
+        return tuple(found), subsetted, malformed
 
     def link(self, relation: str) -> str | None:
         return next((url for name, url in self.links if name == relation), None)
@@ -276,11 +294,20 @@ def parse_instant(text: str | None) -> datetime | None:
     return instant if instant.tzinfo else None
 
 
+def by_type(resources: Iterable[Resource]) -> dict[str, list[Resource]]:
+    """The resources by their type, in order."""
+    found: dict[str, list[Resource]] = {}
+    for resource in resources:
+        found.setdefault(resource.type, []).append(resource)
+    return found
+
+
 def latest_update(resources: Iterable[Resource]) -> datetime | None:
     """The latest `meta.lastUpdated` of some resources, aware; None where none of them has one."""
     texts = [r.updated for r in resources if r.updated]
     # Of texts of one length and zone the greatest is the latest: one is parsed, and no zones are compared.
-    zones = {t[-1] if t[-1] == "Z" else t[-6:] for t in texts}
-    if len(zones) == 1 and len(set(map(len, texts))) == 1 and (newest := parse_instant(max(texts))):
-        return newest
+    if texts and len(set(map(len, texts))) == 1:
+        zone = "Z" if texts[0].endswith("Z") else texts[0][-6:]
+        if all(map(methodcaller("endswith", zone), texts)) and (newest := parse_instant(max(texts))):
+            return newest
     return max((at for t in texts if (at := parse_instant(t))), default=None)

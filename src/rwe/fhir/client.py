@@ -204,8 +204,7 @@ class FhirClient:
     def _target(self, link: str, label: str, token: TokenRule) -> tuple[str, bool]:
         """The absolute address, and whether its origin is trusted with the credential."""
         try:
-            url = urljoin(self.base_url + "/", link)
-            origin = Origin.of(url)
+            url, origin = self._absolute(link)
         except ValueError:
             raise self.error("the server gave a link that is no address", label) from None
         if origin in self._trusted:
@@ -224,6 +223,14 @@ class FhirClient:
                 advice="ask the hospital for https",
             )
         return url, False
+
+    def _absolute(self, link: str) -> tuple[str, Origin]:
+        """The address that a link means, and its origin. Raises ValueError where it is none."""
+        try:
+            return link, Origin.of(link)  # most are absolute, and joining takes long
+        except ValueError:
+            url = urljoin(self.base_url + "/", link)
+            return url, Origin.of(url)
 
     @contextmanager
     def fetch(

@@ -12,12 +12,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import msgspec
-
 from rwe.fhir.bundle import (
     Bundle,
+    Found,
     NotAResourceError,
-    Resource,
     parse_instant,
     read_bundle,
     read_type,
@@ -34,13 +32,6 @@ _ATTEMPTS = 3
 _ALIASES = {"patient": {"patient", "subject"}, "subject": {"patient", "subject"}}
 
 Parameters = Sequence[tuple[str, str]]
-
-
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A resource that a search answered. `is_match` is False where it was only included."""
-
-    resource: Resource
-    is_match: bool
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ class _Intake:
         self._pages = self._resources = self._subsetted = self._malformed = 0
 
     def take(self, bundle: Bundle) -> None:
-        found, subsetted, malformed = _split(bundle, self._ids_only)
+        found, subsetted, malformed = bundle.found(ids_only=self._ids_only)
         self._pages += 1
         self._resources += len(found)
         self._subsetted += subsetted
@@ -251,21 +242,6 @@ def describe_non_fhir(body: bytes) -> tuple[str, str]:
             "ask the hospital for its log",
         )
     return "the answer is another resource than the one asked for", "check base_url in rwe.yaml"
-
-
-def _split(bundle: Bundle, ids_only: bool) -> tuple[tuple[Found, ...], int, int]:
-    found: list[Found] = []
-    subsetted = malformed = 0
-    for resource, mode in bundle.read():
-        if mode == "outcome":
-            continue
-        if resource is None:
-            malformed += 1
-        elif resource.is_subsetted and not ids_only:
-            subsetted += 1
-        else:
-            found.append(Found(resource, mode != "include"))
-    return tuple(found), subsetted, malformed
 
 
 def ignored_parameters(bundle: Bundle, parameters: Parameters) -> frozenset[str]:

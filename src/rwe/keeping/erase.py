@@ -17,6 +17,7 @@ from rwe import deaths, linking
 from rwe.blocklist import Blocklist, blocked_at, open_blocklist, patients_of
 from rwe.config import Workspace
 from rwe.errors import LandingError, PartialError, RweError, UsageError
+from rwe.history.ledger import forget_erased
 from rwe.keeping import pooled
 from rwe.keeping.backup import known_backups
 from rwe.keeping.landed import LONG_ENOUGH, Cut, Cutter, finish_interrupted, raw_is_there, site_lock
@@ -130,6 +131,8 @@ def erase_blocked(workspace: Workspace, studies: Sequence[Study], *, progress: P
                     gone += found.cut.lines.total() + found.rows
     if gone:
         _build_anew(workspace, studies, progress)
+    else:
+        forget_erased(workspace)
     return gone
 
 
@@ -239,7 +242,9 @@ def _rebuild(workspace: Workspace, studies: Sequence[Study], progress: Progress)
 
 
 def _forget_bundles(workspace: Workspace) -> None:
-    """The rows of earlier analyses hold the patient, if without an id; the next one makes them again."""
+    """The rows of earlier analyses hold the patient, if without an id; the next one makes them again. The
+    ledgers of refreshes hold the pseudonym: its rows go, the others stay."""
+    forget_erased(workspace)
     for folder in workspace.evidence.glob("*/*/reproduce"):
         shutil.rmtree(folder)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rwe.evidence.contract import Estimand, Estimate, Evidence
 from rwe.report.estimates import limits, natural
-from rwe.report.formats import NOT_ESTIMABLE, humanise
+from rwe.report.formats import NOT_ESTIMABLE, humanise, p_value
 from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, Names, cause_name
 from rwe.report.words import description, ratio_with_interval
 
@@ -113,10 +113,11 @@ def _key(e: Estimate) -> tuple[str, int | None, str, str]:
 
 def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
     first = mine[0].parameters
-    ratios = {e.estimand: e for e in mine if e.contrast.reference is not None}
+    ratios = {e.estimand: e for e in mine if e.contrast.reference is not None and "ratio" in e.estimand}
     shares = [e for e in mine if e.estimand == "cumulative_incidence" and e.contrast.reference is None]
     days = sorted({e.parameters.time_days or 0 for e in shares})
     told = [_incidence(day, shares, names) for day in days]
+    told += [f"Gray’s test: p {p_value(e.p_value)}" for e in mine if e.estimand == "chi_square" and e.p_value]
     adjusted = description(next(iter(ratios.values()), mine[0]), names)
     said = ("event:", "landmark", "Efron ties")
     return CompetingRow(

@@ -13,6 +13,14 @@ from rwe.evidence.parts import (
     TippingPoint,
     UnmeasuredConfounding,
 )
+from rwe.report.diagnostics_positivity import (
+    ControlsShown,
+    EmptyCellRow,
+    OverlapRow,
+    controls_shown,
+    empty_cell_rows,
+    overlap_rows,
+)
 from rwe.report.formats import (
     NOT_ESTIMABLE,
     count,
@@ -107,6 +115,9 @@ class DiagnosticsShown:
     detectable: str
     subgroups: tuple[SubgroupRow, ...]
     notes: tuple[str, ...]
+    overlap: tuple[OverlapRow, ...] = ()
+    empty_cells: tuple[EmptyCellRow, ...] = ()
+    controls: ControlsShown | None = None
 
 
 SMALL_P = 0.05
@@ -132,6 +143,9 @@ def diagnostics(found: Diagnostics, names: Names, protocol: Protocol) -> Diagnos
         detectable=_detectable(found.detectable, names) if found.detectable else "",
         subgroups=tuple(r for s in found.subgroups for r in _subgroup(s, protocol, names)),
         notes=tuple(found.notes),
+        overlap=overlap_rows(found.overlap, names),
+        empty_cells=empty_cell_rows(found.empty_cells, names),
+        controls=controls_shown(found.negative_controls) if found.negative_controls else None,
     )  # fmt: skip
 
 

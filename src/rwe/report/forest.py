@@ -71,7 +71,7 @@ def forest_groups(evidence: Evidence, names: Names) -> list[ForestGroup]:
     """All hazard ratios, grouped: primary, by site, emulated strategies, time-dependent, landmark, other."""
     groups: dict[str, list[ForestRow]] = {}
     ratios, primary = hazard_ratios(evidence), primary_estimate(evidence)
-    for e in ratios:
+    for e in (e for e in ratios if e.parameters.variant is None):  # those have a figure of their own
         groups.setdefault(_group(e), []).append(_row(e, names, primary))
     told = {(e.analysis, w) for e in ratios if e.status == "refused" for w in e.warnings}
     for r in evidence.refused:
@@ -182,16 +182,23 @@ def log_axis(rows: list[ForestRow]) -> LogAxis:
     )
 
 
-def forest_svg(groups: list[ForestGroup], ci_level: float | None, events: str = "deaths") -> str:
+def forest_svg(
+    groups: list[ForestGroup],
+    ci_level: float | None,
+    events: str = "deaths",
+    *,
+    figure_id: str = "forest",
+    title: str = "Forest plot of all hazard ratios",
+) -> str:
     """Draw the groups from top to bottom: label, interval on a log axis, patients, events, ratio in words.
 
-    events: what the outcome's counts are called.
+    events: what the outcome's counts are called. figure_id: its own for each figure of a page.
     """
     rows = [r for g in groups for r in g.rows]
     body = sum(r.height for r in rows) + 24.0 * len(groups)
     height = 26.0 + body + 50.0
     axis = log_axis(rows)
-    with mpl.rc_context(style("forest")):
+    with mpl.rc_context(style(figure_id)):
         figure = new_figure(_WIDTH, height)
         canvas = figure.add_axes((0, 0, 1, 1))
         canvas.set_xlim(0, _WIDTH)
@@ -202,7 +209,7 @@ def forest_svg(groups: list[ForestGroup], ci_level: float | None, events: str = 
         for g in groups:
             y = _draw_group(canvas, axis, g, y)
         _draw_axis(canvas, axis, 22.0, y + 4.0)
-        return inline_svg(figure, "forest", "Forest plot of all hazard ratios", _spoken(groups))
+        return inline_svg(figure, figure_id, title, _spoken(groups))
 
 
 def _draw_head(canvas: Axes, ci_level: float | None, events: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,10 +17,13 @@ from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, re
 from rwe.report.diagnostics import DiagnosticsShown, diagnostics
 from rwe.report.estimates import coefficients, estimates
 from rwe.report.forest import forest_groups, forest_svg
+from rwe.report.grid import grid
+from rwe.report.history import history
 from rwe.report.kinetics import traces_svg
 from rwe.report.lock import lock
 from rwe.report.names import Names, analysis_name, names_of, protocol_of
 from rwe.report.specification import specification
+from rwe.report.synthesis import SynthesisShown, synthesis
 from rwe.study import Protocol
 
 _FOLDER = Path(__file__).resolve().parent
@@ -78,11 +81,14 @@ def render_report(evidence: Evidence) -> str:
             biased_figures=[f for f in figures if f.shown.is_biased and f.shown.curves[0].site is None],
             site_figures=[f for f in figures if f.shown.curves[0].site is not None],
             forest=_forest(evidence, names),
+            grid=grid(evidence.sensitivity_grid, names) if evidence.sensitivity_grid else None,
+            synthesis=_synthesis(evidence, names),
             absolute=contrasts.absolute(evidence, names),
             competing=contrasts.competing(evidence, names),
             d=_diagnostics(evidence, protocol, names),
             rates=safety.rates(evidence.safety, names) if evidence.safety else [],
             kinetics=_kinetics(evidence, names),
+            history=history(evidence),
             follow_up=tables.follow_up(evidence, names),
             ends=tables.ends(evidence),
             attrition=tables.attrition(evidence, protocol),
@@ -93,7 +99,6 @@ def render_report(evidence: Evidence) -> str:
             has_copies=any(e.contrast.groups == "follows_strategy" for e in evidence.estimates),
             coefficients=coefficients(evidence, names),
             resource_types=tables.resource_types(evidence),
-            not_shown=tables.sections_not_shown(evidence),
         )
     )
 
@@ -134,6 +139,13 @@ def _curves(shown: CurveSet, names: Names) -> _CurvesShown:
 def _autopsy(evidence: Evidence, protocol: Protocol, names: Names) -> AutopsyShown | None:
     found = evidence.bias_autopsy
     return autopsy(found, names.events, protocol.confidence_level) if found else None
+
+
+def _synthesis(evidence: Evidence, names: Names) -> SynthesisShown | None:
+    found = synthesis(evidence, names)
+    if found is None:
+        return None
+    return replace(found, figure=Markup(found.figure))  # noqa: S704  (labels were escaped, as above)
 
 
 def _diagnostics(evidence: Evidence, protocol: Protocol, names: Names) -> DiagnosticsShown | None:

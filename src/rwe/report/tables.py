@@ -263,11 +263,3 @@ def codelists(evidence: Evidence) -> list[CodelistTable]:
 def resource_types(evidence: Evidence) -> list[str]:
     """All resource types any site has, by name: the rows of the table of sites."""
     return sorted({t for s in evidence.sites for t in s.resources})
-
-
-OPTIONAL_SECTIONS = ("synthesis", "history")
-
-
-def sections_not_shown(evidence: Evidence) -> list[str]:
-    """Optional sections that the evidence holds and this page has no place for: named, not dropped."""
-    return [humanise(s) for s in OPTIONAL_SECTIONS if getattr(evidence, s) is not None]

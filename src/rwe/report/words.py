@@ -25,11 +25,12 @@ from rwe.report.names import (
     cause_name,
     names_of,
 )
-from rwe.study import Protocol
+from rwe.study import Analysis, Protocol
 from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
 
 _WEIGHT_MODELS = {
     "cox": "weights by a Cox model",
+    "cox_of_events": "weighted for intercurrent events",
     "logistic": "weights by a logistic model",
     "overlap": "overlap weights",
     "iptw": "inverse-probability weights",
@@ -86,18 +87,19 @@ def posthoc_answer(evidence: Evidence, protocol: Protocol) -> Estimate | None:
     asked = next((a for a in protocol.analyses if a.role == "primary"), None)
     if asked is None:
         return None
-    return next(
-        (
-            e
-            for e in hazard_ratios(evidence)
-            if e.role == "posthoc"
-            and e.site is None
-            and e.analysis == asked.analysis
-            and e.parameters.adjusted_for == asked.adjusted_for
-            and is_as_planned(e.parameters)
-        ),
-        None,
-    )
+    found = [
+        e
+        for e in hazard_ratios(evidence)
+        if e.role == "posthoc"
+        and e.site is None
+        and is_as_planned(e.parameters)
+        and (e.downgraded_from == asked.analysis or _is_asked(e, asked))
+    ]
+    return min(found, key=lambda e: e.downgraded_from is None, default=None)
+
+
+def _is_asked(e: Estimate, asked: Analysis) -> bool:
+    return e.analysis == asked.analysis and e.parameters.adjusted_for == asked.adjusted_for
 
 
 def ratio_with_interval(estimate: Estimate) -> str:
@@ -249,7 +251,8 @@ def answer(evidence: Evidence, names: Names, posthoc: tuple[str, ...] = ()) -> t
         f"{ratio(e.estimate)} times that under “{reference}” ({level(e.ci_level)} {limits})"
     )
     when = "" if day is None else f", day {day}"
-    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names, e.analysis)}."
+    stands_in = f", in place of: {ANALYSES[e.downgraded_from]}" if e.downgraded_from else ""
+    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names, e.analysis)}{stands_in}."
     caution = (
         "This is an observational comparison: it holds only as far as what decided who started is "
         f"among the covariates {'in the weights' if e.analysis in WEIGHTED else 'adjusted for'}."

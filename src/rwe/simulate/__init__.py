@@ -2,11 +2,6 @@
 
 The synthetic hospitals of `rwe.sandbox`, without HTTP, are drawn again and again; every estimator answers
 each time, and is judged against its own estimand: a conditional hazard ratio is what the simulation was
-given, a marginal one is found by making everybody follow each strategy.
+given, a marginal one is found by making everybody follow each strategy. `harness.simulate` runs it,
+`page.write` shows it, `coverage` tells an analysis what was found for few events.
 """
-
-from rwe.simulate.estimators import ESTIMATORS, Estimator
-from rwe.simulate.harness import Performance, Simulation, simulate
-from rwe.simulate.scenarios import SCENARIOS, Scenario
-
-__all__ = ["ESTIMATORS", "SCENARIOS", "Estimator", "Performance", "Scenario", "Simulation", "simulate"]

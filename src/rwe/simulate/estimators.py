@@ -1,169 +1,475 @@
-"""The estimators as the harness calls them: a cohort in, a log ratio with its interval out."""
+"""Every estimator of a study as the harness judges it: what it estimates, and what must hold for that."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from rwe.simulate.scenarios import BASELINE, TIME_VARYING, Assumption, Scenario
-from rwe.survival.cox import CoxFit, exposure_cox
-from rwe.survival.data import (
-    NotEstimableError,
-    exposure_split,
-    landmark_split,
-    naive_split,
-    start_day_split,
-)
-from rwe.survival.effects import Effect
-from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
-from rwe.survival.firth import exposure_firth
-from rwe.survival.tables import CohortTable
+from rwe.simulate import answers as of
+from rwe.simulate.answers import Answer, PValue
+from rwe.simulate.cohorts import Cohort, Counted
+from rwe.simulate.scenarios import Assumption
 
-Estimand = Literal["conditional", "strategies", "limit"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An estimate on the log scale with the limits of its 95 % interval; `se` where it has one."""
-
-    estimate: float
-    low: float
-    high: float
-    se: float | None = None
+Estimand = Literal["conditional", "strategies", "randomised", "limit", "test"]
+Scale = Literal["log", "share", "days"]
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """`needs`: what must hold for it to be right. `share`: of the replicates, how many it is given."""
+    """`analysis` and `reports` name it in the evidence (the analysis of the protocol, its estimand).
+
+    `estimand`, see `truths`. `exact_when`: where all of these hold it is the log hazard ratio of the
+    simulation, without any simulating. `needs`: what must hold for it to be right. `is_contrast`: 0 is no
+    effect. `counted`: the events that it rests on. `share`: of the replicates, how many it is given.
+    `largest`: patients of one cohort behind a limit; fewer where the work grows with their square.
+    `may_exceed`: why its intervals are conservative by construction.
+    """
 
     name: str
     words: str
     estimand: Estimand
-    run: Callable[[CohortTable, Scenario, int], Answer]
+    run: Callable[[Cohort], Answer | PValue]
+    analysis: str
+    reports: str = "hazard_ratio"
+    scale: Scale = "log"
     needs: frozenset[Assumption] = frozenset()
+    exact_when: frozenset[Assumption] | None = None
+    is_contrast: bool = True
     is_biased: bool = False
     share: float = 1.0
+    largest: int = 4_500
+    counted: Counted = "everybody"
+    option: str = ""
+    may_exceed: str = ""
 
 
-def _from_cox(fit: CoxFit) -> Answer:
-    return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
+def _all(*assumptions: Assumption) -> frozenset[Assumption]:
+    return frozenset(assumptions)
 
 
-def _naive(table: CohortTable, _: Scenario, __: int) -> Answer:
-    return _from_cox(exposure_cox(naive_split(table)))
+_FREE = _all("independent_censoring")
+_RATIO = _FREE | _all("one_hazard_ratio")
+_CRUDE = _FREE | _all("no_confounding")
+_NULL = _all("no_effect", "no_covariate_effects")
+_BOOTSTRAP_SHARE = 0.2
+_KNOWN = "the sandwich takes estimated weights as known"
 
-
-def _crude(table: CohortTable, _: Scenario, __: int) -> Answer:
-    return _from_cox(exposure_cox(exposure_split(table)))
-
-
-def _adjusted(table: CohortTable, s: Scenario, __: int) -> Answer:
-    rows = exposure_split(table, BASELINE, TIME_VARYING)
-    return _from_cox(exposure_cox(rows, stratify_by_site=s.sites > 1))
-
-
-def _adjusted_robust(table: CohortTable, s: Scenario, __: int) -> Answer:
-    rows = exposure_split(table, BASELINE, TIME_VARYING)
-    return _from_cox(exposure_cox(rows, stratify_by_site=s.sites > 1, robust=True))
-
-
-def _frozen(table: CohortTable, s: Scenario, __: int) -> Answer:
-    rows = start_day_split(table, BASELINE, TIME_VARYING)
-    return _from_cox(exposure_cox(rows, stratify_by_site=s.sites > 1, robust=True))
-
-
-def _landmark(table: CohortTable, s: Scenario, __: int) -> Answer:
-    rows = landmark_split(table, s.landmark, BASELINE, TIME_VARYING)
-    return _from_cox(exposure_cox(rows, stratify_by_site=s.sites > 1))
-
-
-def _firth(table: CohortTable, s: Scenario, __: int) -> Answer:
-    fit = exposure_firth(exposure_split(table), stratify_by_site=s.sites > 1)
-    return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
-
-
-def _cloned(table: CohortTable, s: Scenario, seed: int, replicates: int) -> CloneCensorWeight:
-    return clone_censor_weight(
-        table,
-        s.grace_days,
-        BASELINE,
-        TIME_VARYING,
-        horizon_days=s.horizon,
-        times=(s.horizon,),
-        unless="progressed",
-        site_indicators=s.sites > 1,
-        replicates=replicates,
-        seed=seed,
-        workers=1,
-    )
-
-
-def _cloned_sandwich(table: CohortTable, s: Scenario, seed: int) -> Answer:
-    return _from_effect(_cloned(table, s, seed, 0).contrasts.hazard_ratio)
-
-
-def _cloned_bootstrap(table: CohortTable, s: Scenario, seed: int) -> Answer:
-    return _from_effect(_cloned(table, s, seed, _REPLICATES).contrasts.hazard_ratio)
-
-
-def _from_effect(effect: Effect) -> Answer:
-    if effect.log_estimate is None or not effect.ci_low or not effect.ci_high:
-        raise NotEstimableError("there is no ratio with an interval")
-    return Answer(effect.log_estimate, math.log(effect.ci_low), math.log(effect.ci_high), effect.se)
-
-
-_REPLICATES = 200
-_ONE_RATIO: frozenset[Assumption] = frozenset({"one_hazard_ratio"})
-
-ESTIMATORS: tuple[Estimator, ...] = (
-    Estimator("naive", "ever against never started", "conditional", _naive, is_biased=True),
+_NAIVE = (
+    Estimator("naive", "ever against never started", "conditional", of.naive, "naive_cox", is_biased=True),
+    Estimator(
+        "naive_logrank",
+        "log-rank test of ever against never started",
+        "test",
+        of.naive_logrank,
+        "naive_logrank",
+        "chi_square",
+        needs=_CRUDE | _all("no_effect"),
+        is_biased=True,
+    ),
+)
+_OVER_TIME = (
     Estimator(
         "time_dependent",
         "time-dependent Cox, not adjusted",
         "conditional",
-        _crude,
-        needs=_ONE_RATIO | {"no_confounding"},
+        of.time_dependent,
+        "time_dependent_cox",
+        needs=_RATIO | _CRUDE,
     ),
     Estimator(
         "time_dependent_adjusted",
         "time-dependent Cox, adjusted for all confounders, stratified by site",
         "conditional",
-        _adjusted,
-        needs=_ONE_RATIO,
+        of.time_dependent_adjusted,
+        "time_dependent_cox",
+        needs=_RATIO,
+        option="adjusted",
     ),
     Estimator(
         "time_dependent_robust",
         "the same with the variance clustered by patient",
         "conditional",
-        _adjusted_robust,
-        needs=_ONE_RATIO,
-    ),
-    Estimator("landmark_adjusted", "landmark Cox, adjusted", "limit", _landmark, needs=_ONE_RATIO),
-    Estimator(
-        "start_day_strata", "sequential stratified Cox by start day", "limit", _frozen, needs=_ONE_RATIO
+        of.time_dependent_robust,
+        "time_dependent_cox",
+        needs=_RATIO,
+        option="robust",
     ),
     Estimator(
         "time_dependent_firth",
-        "time-dependent Cox with Firth's penalty, not adjusted",
+        "time-dependent Cox with Firth's penalty, not adjusted, stratified by site",
         "conditional",
-        _firth,
-        needs=_ONE_RATIO | {"no_confounding"},
+        of.time_dependent_firth,
+        "time_dependent_firth",
+        needs=_RATIO | _CRUDE,
     ),
     Estimator(
+        "start_day_strata",
+        "each start against those not yet started, stratified by start day, adjusted",
+        "limit",
+        of.start_day_strata,
+        "time_dependent_cox",
+        needs=_RATIO,
+        exact_when=_NULL,
+        largest=1_050,
+        option="freeze",
+    ),
+    Estimator(
+        "sequential_trials",
+        "sequential trials, per protocol, adjusted, weighted for what changes",
+        "limit",
+        of.sequential,
+        "sequential_trials",
+        needs=_RATIO,
+        exact_when=_all("one_hazard_ratio", "no_covariate_effects"),
+        largest=1_050,
+    ),
+    Estimator(
+        "marginal_structural_model",
+        "marginal structural Cox model, stabilised weights",
+        "randomised",
+        of.marginal_structural,
+        "marginal_structural_model",
+        needs=_RATIO | _all("anybody_may_start"),
+        exact_when=_all("one_hazard_ratio", "no_covariate_effects"),
+        may_exceed=_KNOWN,
+    ),
+)
+_LANDMARK = (
+    Estimator(
+        "landmark_cox",
+        "landmark Cox, not adjusted",
+        "limit",
+        of.landmark_cox,
+        "landmark_cox",
+        needs=_CRUDE,
+        exact_when=_NULL,
+        counted="landmark",
+    ),
+    Estimator(
+        "landmark_adjusted",
+        "landmark Cox, adjusted",
+        "limit",
+        of.landmark_adjusted,
+        "landmark_cox",
+        needs=_FREE,
+        exact_when=_NULL,
+        option="adjusted",
+        counted="landmark",
+    ),
+    Estimator(
+        "landmark_firth",
+        "landmark Cox with Firth's penalty, not adjusted",
+        "limit",
+        of.landmark_firth,
+        "landmark_firth",
+        needs=_CRUDE,
+        exact_when=_NULL,
+        largest=1_050,
+        counted="landmark",
+    ),
+    Estimator(
+        "landmark_rmst",
+        "difference of restricted means from the landmark on, not adjusted",
+        "limit",
+        of.landmark_rmst,
+        "landmark_rmst",
+        "rmst_difference_days",
+        scale="days",
+        needs=_CRUDE,
+        exact_when=_NULL,
+        counted="landmark",
+    ),
+    Estimator(
+        "landmark_rmst_started",
+        "restricted mean from the landmark on of those who had started",
+        "limit",
+        of.rmst_started,
+        "landmark_rmst",
+        "rmst_days",
+        scale="days",
+        needs=_FREE,
+        is_contrast=False,
+        counted="started",
+    ),
+    Estimator(
+        "landmark_survival_started",
+        "Kaplan-Meier survival after the landmark of those who had started",
+        "limit",
+        of.survival_started,
+        "landmark_kaplan_meier",
+        "survival",
+        scale="share",
+        needs=_FREE,
+        is_contrast=False,
+        counted="started",
+    ),
+    Estimator(
+        "landmark_survival_not_started",
+        "Kaplan-Meier survival after the landmark of those who had not",
+        "limit",
+        of.survival_not_started,
+        "landmark_kaplan_meier",
+        "survival",
+        scale="share",
+        needs=_FREE,
+        is_contrast=False,
+        counted="not_started",
+    ),
+    Estimator(
+        "landmark_median_not_started",
+        "median survival after the landmark of those who had not",
+        "limit",
+        of.median_not_started,
+        "landmark_kaplan_meier",
+        "median_days",
+        scale="days",
+        needs=_FREE,
+        is_contrast=False,
+        counted="not_started",
+    ),
+)
+
+
+def _weighted(kind: Literal["iptw", "overlap"], words: str) -> tuple[Estimator, ...]:
+    hr = (of.landmark_iptw, of.landmark_iptw_bootstrap, of.landmark_iptw_survival)
+    if kind == "overlap":
+        hr = (of.landmark_overlap, of.landmark_overlap_bootstrap, of.landmark_overlap_survival)
+    return (
+        Estimator(
+            f"landmark_{kind}",
+            f"landmark, {words}; sandwich variance",
+            "limit",
+            hr[0],
+            "landmark_weighting",
+            needs=_FREE,
+            counted="could_choose",
+            exact_when=_all("no_effect"),
+            option=kind,
+            may_exceed=_KNOWN,
+        ),
+        Estimator(
+            f"landmark_{kind}_bootstrap",
+            f"landmark, {words}; bootstrap of patients",
+            "limit",
+            hr[1],
+            "landmark_weighting",
+            needs=_FREE,
+            counted="could_choose",
+            exact_when=_all("no_effect"),
+            share=_BOOTSTRAP_SHARE,
+            option=f"{kind}, bootstrap",
+        ),
+        Estimator(
+            f"landmark_{kind}_survival",
+            "the same, difference of survival after the landmark",
+            "limit",
+            hr[2],
+            "landmark_weighting",
+            "survival_difference",
+            scale="share",
+            needs=_FREE,
+            counted="could_choose",
+            exact_when=_all("no_effect"),
+            share=_BOOTSTRAP_SHARE,
+            option=f"{kind}, bootstrap",
+        ),
+    )
+
+
+_WEIGHTED = (
+    *_weighted("overlap", "overlap weights"),
+    *_weighted("iptw", "inverse-probability weights"),
+    Estimator(
+        "landmark_aiptw",
+        "difference of survival after the landmark, augmented weights",
+        "limit",
+        of.landmark_aiptw,
+        "landmark_aiptw",
+        "survival_difference",
+        scale="share",
+        needs=_FREE,
+        exact_when=_all("no_effect"),
+        counted="could_choose",
+    ),
+)
+_CLONED = (
+    Estimator(
         "clone_censor_weight_sandwich",
-        "clone-censor-weight, variance as if the weights were known",
+        "clone-censor-weight, logistic model, sandwich variance",
         "strategies",
-        _cloned_sandwich,
-        needs=frozenset({"independent_censoring"}),
+        of.cloned_sandwich,
+        "clone_censor_weight",
+        needs=_FREE,
+        option="logistic",
+        may_exceed=_KNOWN,
     ),
     Estimator(
         "clone_censor_weight",
-        "clone-censor-weight, bootstrap of patients",
+        "clone-censor-weight, logistic model, bootstrap of patients",
         "strategies",
-        _cloned_bootstrap,
-        needs=frozenset({"independent_censoring"}),
-        share=0.2,
+        of.cloned_bootstrap,
+        "clone_censor_weight",
+        needs=_FREE,
+        share=_BOOTSTRAP_SHARE,
+        option="logistic, bootstrap",
+    ),
+    Estimator(
+        "clone_censor_weight_survival",
+        "the same, difference of survival",
+        "strategies",
+        of.cloned_survival,
+        "clone_censor_weight",
+        "survival_difference",
+        scale="share",
+        needs=_FREE,
+        share=_BOOTSTRAP_SHARE,
+        option="logistic, bootstrap",
+    ),
+    Estimator(
+        "clone_censor_weight_rmst",
+        "the same, difference of restricted means",
+        "strategies",
+        of.cloned_rmst,
+        "clone_censor_weight",
+        "rmst_difference_days",
+        scale="days",
+        needs=_FREE,
+        share=_BOOTSTRAP_SHARE,
+        option="logistic, bootstrap",
+    ),
+    Estimator(
+        "clone_censor_weight_cox_sandwich",
+        "clone-censor-weight, Cox model of the treated arm's weights, sandwich variance",
+        "strategies",
+        of.cloned_cox_sandwich,
+        "clone_censor_weight",
+        needs=_FREE,
+        option="cox",
+        may_exceed=_KNOWN,
     ),
 )
+_COMPETING = (
+    Estimator(
+        "relapse_cause_specific",
+        "cause-specific Cox of death without relapse, from the landmark on, not adjusted",
+        "limit",
+        of.relapse_cause_specific,
+        "landmark_competing_risks",
+        "cause_specific_hazard_ratio",
+        needs=_CRUDE,
+        exact_when=_NULL,
+        counted="non_relapse_death",
+    ),
+    Estimator(
+        "relapse_fine_gray",
+        "Fine-Gray model of relapse, from the landmark on, not adjusted",
+        "limit",
+        of.relapse_fine_gray,
+        "landmark_competing_risks",
+        "subdistribution_hazard_ratio",
+        needs=_CRUDE,
+        exact_when=_NULL,
+        counted="relapse",
+    ),
+    Estimator(
+        "relapse_incidence_started",
+        "Aalen-Johansen incidence of relapse after the landmark of those who had started",
+        "limit",
+        of.relapse_incidence_started,
+        "landmark_competing_risks",
+        "cumulative_incidence",
+        scale="share",
+        needs=_FREE,
+        is_contrast=False,
+        counted="relapse_started",
+    ),
+    Estimator(
+        "relapse_incidence_not_started",
+        "Aalen-Johansen incidence of relapse after the landmark of those who had not",
+        "limit",
+        of.relapse_incidence_not_started,
+        "landmark_competing_risks",
+        "cumulative_incidence",
+        scale="share",
+        needs=_FREE,
+        is_contrast=False,
+        counted="relapse_not_started",
+    ),
+)
+_TESTED_NULL = _CRUDE | _all("no_effect")
+_TESTS = (
+    Estimator(
+        "relapse_gray",
+        "Gray's test of relapse, from the landmark on",
+        "test",
+        of.relapse_gray,
+        "landmark_competing_risks",
+        "p_value",
+        needs=_TESTED_NULL,
+        counted="relapse",
+    ),
+    Estimator(
+        "landmark_logrank",
+        "log-rank test from the landmark on",
+        "test",
+        of.landmark_logrank,
+        "landmark_logrank",
+        "chi_square",
+        needs=_TESTED_NULL,
+        counted="landmark",
+    ),
+    Estimator(
+        "mantel_byar",
+        "Mantel-Byar test",
+        "test",
+        of.mantel_byar,
+        "mantel_byar",
+        "chi_square",
+        needs=_TESTED_NULL,
+    ),
+    Estimator(
+        "permutation_logrank",
+        f"permutation log-rank test from the landmark on, {of.RELABELLINGS:,} relabellings",
+        "test",
+        of.permutation,
+        "landmark_permutation",
+        "p_value",
+        needs=_TESTED_NULL,
+        may_exceed="a permutation test is exact, and few relabellings make its p value coarse",
+        counted="landmark",
+    ),
+    Estimator(
+        "proportional_hazards",
+        "test that the adjusted hazard ratio is the same at all times",
+        "test",
+        of.proportional,
+        "time_dependent_cox",
+        "proportional_hazards",
+        needs=_RATIO,
+    ),
+    Estimator(
+        "interaction",
+        "test that the adjusted hazard ratio is the same in two age groups",
+        "test",
+        of.interaction,
+        "time_dependent_cox",
+        "interaction",
+        needs=_RATIO,
+    ),
+)
+
+ESTIMATORS: tuple[Estimator, ...] = (
+    *_NAIVE,
+    *_OVER_TIME,
+    *_LANDMARK,
+    *_WEIGHTED,
+    *_CLONED,
+    *_COMPETING,
+    *_TESTS,
+)
+
+
+def estimator(name: str) -> Estimator:
+    """The estimator of that name; KeyError where there is none."""
+    return {e.name: e for e in ESTIMATORS}[name]

@@ -73,6 +73,8 @@ OPTIONS: dict[str, frozenset[str]] = {
     "weights": frozenset({"landmark_weighting"}),
     "horizon_days": _WITH_HORIZON,
     "replicates": _BOOTSTRAPPED,
+    "missing": _ADJUSTING,
+    "imputations": _ADJUSTING,
 }
 
 
@@ -134,6 +136,14 @@ class Analysis(Part):
         description="The protocol's outcome, or progression-free survival: death or progression, "
         "whichever is first.",
     )
+    missing: Literal["complete_case", "impute"] = Field(
+        default="complete_case",
+        description="Patients without a baseline covariate: left out, or their values imputed several times "
+        "(chained equations, with the outcome) and the results pooled by Rubin's rules.",
+    )
+    imputations: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=20, description="With missing: impute; at least the percentage of incomplete patients."
+    )
 
     @model_validator(mode="after")
     def _takes_its_options(self) -> Self:
@@ -160,6 +170,8 @@ class Analysis(Part):
             raise ValueError(f"{self.analysis} gives immortal time away: its role can only be contrast")
         if self.role == "primary" and self.analysis not in _RATIOS:
             raise ValueError(f"{self.analysis} gives no hazard ratio, so it cannot be primary")
+        if self.missing == "impute" and not self.adjusted_for:
+            raise ValueError("missing: impute needs adjusted_for: there is nothing to impute without")
         if self.endpoint != "outcome" and self.role == "primary":
             raise ValueError("the primary analysis is of the protocol's outcome: leave endpoint out")
         if self.salvage != "apart" and self.role == "primary":
@@ -184,4 +196,6 @@ _LATER = (
     "replicates",
     "salvage",
     "endpoint",
+    "missing",
+    "imputations",
 )

@@ -60,7 +60,14 @@ def _asked(protocol: Protocol) -> dict[str, Any]:
     """The protocol as plain values. What came to the format later is in it only where it is made use of, so
     that a study that asks the same keeps its hash."""
     content = protocol.model_dump(mode="json")
-    for name in ("toxicities", "cart_copies", "subgroups", "chart_review"):
+    for name in (
+        "toxicities",
+        "cart_copies",
+        "subgroups",
+        "chart_review",
+        "sensitivity_grid",
+        "negative_controls",
+    ):
         if not content[name]:
             del content[name]
     for analysis, asked in zip(protocol.analyses, content["analyses"], strict=True):
@@ -68,6 +75,9 @@ def _asked(protocol: Protocol) -> dict[str, Any]:
             del asked[name]
     if protocol.outcome.death_sources == Outcome().death_sources:
         del content["outcome"]["death_sources"]
+    for event in content["intercurrent_events"]:
+        if not event["weighted_for"]:
+            del event["weighted_for"]
     for part in (*content["eligibility"], *content["covariates"]):
         if "plausible" in part and part["plausible"] is None:
             del part["plausible"]
@@ -202,6 +212,8 @@ def find_study(name_or_path: str, folder: Path) -> Study:
 
 def _location(parts: tuple[int | str, ...]) -> str:
     kinds = {k for union in (Criterion, Covariate) for k in _union_kinds(union)}
+    if parts[0] == "sensitivity_grid":  # after the entry's number comes its rule
+        parts = (*parts[:2], *parts[3:])
     shown = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]
     return "".join(shown).lstrip(".") or "the study"
 

@@ -23,10 +23,13 @@ from rwe.errors import StudyError
 from rwe.scratch import locked
 from rwe.study.analyses import Analysis
 from rwe.study.files import Study
+from rwe.study.grid import RuleChange
 from rwe.study.protocol import Protocol
 
 #: Fields that may change without a change of what is estimated.
 _WORDS = frozenset({"title", "question", "version", "schema_version"})
+#: Lists of what is asked for: an entry more makes no other entry another.
+_ASKED = frozenset({"analyses", "sensitivity_grid"})
 
 
 class LockEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,10 +75,17 @@ class ProtocolLock:
         """
         if self.status != "changed":
             return False
-        if set(self.changed) - _WORDS - {"analyses"}:
+        if set(self.changed) - _WORDS - _ASKED:
             return True
         planned = self.entries[-1].content["protocol"].get("analyses", [])
         return not any(_is_same(analysis, p) for p in planned)
+
+    def is_posthoc_change(self, analysis: Analysis, change: RuleChange) -> bool:
+        """Whether an entry of the sensitivity grid, or the analysis it is tried on, is outside the lock."""
+        if self.status != "changed":
+            return False
+        planned = self.entries[-1].content["protocol"].get("sensitivity_grid", [])
+        return self.is_posthoc(analysis) or change.model_dump(mode="json") not in planned
 
 
 def _is_same(analysis: Analysis, planned: dict[str, Any]) -> bool:

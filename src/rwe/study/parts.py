@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 EvidenceTier = Literal["administration", "dispense", "statement", "request"]
 IndexSource = Literal["MedicationAdministration", "Procedure"]
 DeathSource = Literal["patient", "registry"]
+Handling = Literal["treatment_policy", "composite", "censored_with_weights"]
 AdverseEvent = Literal["neutropenia", "thrombocytopenia", "anaemia"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _CENTURY = 36_525
@@ -201,9 +202,23 @@ class IntercurrentEvent(Part):
     name: Name
     codelist: Name
     sources: list[Literal["medication", "procedure", "condition"]] = Field(min_length=1)
-    handling: Literal["treatment_policy", "composite"] = Field(
-        description="treatment_policy: follow-up goes on; composite: the event counts as the outcome."
+    handling: Handling = Field(
+        description="treatment_policy: follow-up goes on; composite: the event counts as the outcome; "
+        "censored_with_weights: follow-up ends at the event, and who is left is weighted by the inverse "
+        "probability of not having had it."
     )
+    weighted_for: list[Name] = Field(
+        default=[],
+        description="censored_with_weights: the covariates of the model of the event. They must tell who has "
+        "the event as far as it goes with prognosis.",
+    )
+
+    @model_validator(mode="after")
+    def _names_what_it_weighs_for(self) -> Self:
+        if (self.handling == "censored_with_weights") != bool(self.weighted_for):
+            raise ValueError("weighted_for goes with the handling censored_with_weights, which needs it")
+        refuse_repeats("weighted_for", self.weighted_for)
+        return self
 
 
 class Toxicity(Part):

@@ -7,6 +7,16 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rwe.study.analyses import Analysis
+from rwe.study.grid import (
+    CensoringChange,
+    GapChange,
+    GraceChange,
+    RuleChange,
+    SalvageChange,
+    TiersChange,
+    UndatedDeathChange,
+    analysis_of,
+)
 from rwe.study.parts import (
     CartCopies,
     Censoring,
@@ -62,7 +72,17 @@ class Protocol(Part):
     landmarks: list[DayAfter] = Field(default=[])
     horizons: list[DayAfter] = Field(default=[])
     analyses: list[Analysis] = Field(min_length=1)
+    sensitivity_grid: list[RuleChange] = Field(
+        default=[],
+        description="Rules of this protocol with another value, one changed at a time. The primary analysis "
+        "is rerun under each; a rule that it does not know is tried on the first analysis that does.",
+    )
     subgroups: list[Subgroup] = Field(default=[])
+    negative_controls: list[Name] = Field(
+        default=[],
+        description="Intercurrent events (treatment_policy) on which no effect is expected: the primary "
+        "analysis is run on each, and calibrated by what it finds.",
+    )
     chart_review: ChartReviews | None = None
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
     min_events_per_parameter: float = Field(
@@ -118,6 +138,53 @@ class Protocol(Part):
             raise ValueError("strategies.treated and strategies.control have one name")
         return self
 
+    @model_validator(mode="after")
+    def _intercurrent_events_fit(self) -> Self:
+        known = {c.name for c in self.covariates}
+        for e in self.intercurrent_events:
+            unknown = [n for n in e.weighted_for if n not in known]
+            if unknown:
+                raise ValueError(
+                    f"intercurrent_events: {e.name} is weighted for {unknown[0]!r}, no covariate"
+                )
+        refuse_repeats("negative_controls", self.negative_controls)
+        policy = {e.name for e in self.intercurrent_events if e.handling == "treatment_policy"}
+        for control in self.negative_controls:
+            if control not in policy:
+                raise ValueError(
+                    f"negative_controls: {control!r} is no intercurrent event handled as treatment_policy"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_changes_something(self) -> Self:
+        refuse_repeats("sensitivity_grid", [c.label for c in self.sensitivity_grid])
+        for i, c in enumerate(self.sensitivity_grid):
+            where = f"sensitivity_grid[{i}]"
+            if analysis_of(c.rule, self.analyses) is None:
+                raise ValueError(f"{where}: no analysis of this study with a hazard ratio knows {c.rule}")
+            if self._is_own_rule(c):
+                raise ValueError(f"{where}: {c.label} is the protocol's own rule")
+            if isinstance(c, SalvageChange) and not self.strategies.treated.unless_progressed:
+                raise ValueError(f"{where}: without unless_progressed no start is salvage")
+        return self
+
+    def _is_own_rule(self, change: RuleChange) -> bool:
+        match change:
+            case TiersChange():
+                return set(change.value) == set(self.exposure.tiers)
+            case CensoringChange():
+                days = (None, self.censoring.data_cutoff)
+                return change.value == self.censoring.rule and change.data_cutoff in days
+            case UndatedDeathChange():
+                return change.value == self.outcome.death_without_date
+            case GapChange():
+                return change.value == self.exposure.gap_days
+            case GraceChange():
+                return change.value == self.strategies.treated.grace_days
+            case _:
+                return False
+
     def statuses(self) -> frozenset[str]:
         """The covariates that follow the disease status: they change over time."""
         return frozenset(c.name for c in self.covariates if isinstance(c, StatusCovariate))
@@ -125,6 +192,10 @@ class Protocol(Part):
     def composite_events(self) -> list[str]:
         """The intercurrent events that count as the outcome besides death."""
         return [e.name for e in self.intercurrent_events if e.handling == "composite"]
+
+    def censoring_events(self) -> list[IntercurrentEvent]:
+        """The intercurrent events at which follow-up ends, and whose censoring is weighted for."""
+        return [e for e in self.intercurrent_events if e.handling == "censored_with_weights"]
 
     def codelist_names(self) -> list[str]:
         """Every code list the protocol names, in order of appearance."""

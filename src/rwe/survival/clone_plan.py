@@ -26,12 +26,13 @@ from rwe.survival.clone_weights import (
 )
 from rwe.survival.clones import ArmClones, Clones
 from rwe.survival.data import BoolArray, FloatArray, IntArray, frozen_floats, frozen_ints
-from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import HistoryRows
 from rwe.survival.logistic import LogisticFit, fit_logistic
 from rwe.survival.weighted_curves import WeightedCurve, arm_log_hazard_ratio, weighted_curve
 
 TreatedModel = Literal["cox", "logistic"]
+LOSS = "loss to follow-up"
 _TINY = 1e-300
 
 
@@ -56,15 +57,20 @@ class GraceModel:
 
 @dataclass(frozen=True)
 class ClonePlan:
-    """Both arms, their weight models, and what is asked for. Arms are (control, treated)."""
+    """Both arms, their weight models, and what is asked for. Arms are (control, treated).
+
+    `leaving`: the models of ending follow-up alive that are weighted for, by intercurrent events and by loss;
+    `leaving_by` says what each is of.
+    """
 
     clones: Clones
     arms: tuple[ArmPlan, ArmPlan]
     starting: HazardModel
     starting_on: Activations
     grace: GraceModel
-    loss: HazardModel | None
-    loss_on: tuple[Activations, Activations] | None
+    leaving: tuple[HazardModel, ...]
+    leaving_on: tuple[tuple[Activations, Activations], ...]
+    leaving_by: tuple[str, ...]
     times: tuple[float, ...]
     horizon: float
     truncate_percentile: float | None
@@ -76,7 +82,7 @@ class WeightFits:
 
     starting: HazardFit
     grace: HazardFit | LogisticFit
-    loss: HazardFit | None
+    leaving: tuple[HazardFit, ...]
 
 
 @dataclass(frozen=True)
@@ -102,15 +108,18 @@ def clone_plan(
     death2 = np.unique(clones.patients.stop2[clones.patients.event])
     arms = (arm_plan(clones.control, death2), arm_plan(clones.treated, death2))
     starting = hazard_model(clones.starting, "starting")
-    loss = hazard_model(_before(clones.loss, horizon), "loss to follow-up") if loss_weights else None
+    models = [(what, hazard_model(_before(rows, horizon), what)) for what, rows in clones.leaving]
+    if loss_weights:
+        models.append((LOSS, hazard_model(_before(clones.loss, horizon), LOSS)))
     return ClonePlan(
         clones=clones,
         arms=arms,
         starting=starting,
         starting_on=activations(starting, arms[0]),
         grace=_grace_model(clones, treated_model),
-        loss=loss,
-        loss_on=None if loss is None else (activations(loss, arms[0]), activations(loss, arms[1])),
+        leaving=tuple(model for _, model in models),
+        leaving_on=tuple((activations(m, arms[0]), activations(m, arms[1])) for _, m in models),
+        leaving_by=tuple(what for what, _ in models),
         times=tuple(float(t) for t in times),
         horizon=float(horizon),
         truncate_percentile=truncate_percentile,
@@ -125,8 +134,8 @@ def fit_weights(plan: ClonePlan, counts: FloatArray) -> WeightFits:
         fitted = fit_hazard(grace.hazard, counts)
     else:
         fitted = fit_logistic(grace.X, grace.started, counts[grace.patient], start=grace.start_at)
-    loss = None if plan.loss is None else fit_hazard(plan.loss, counts)
-    return WeightFits(fit_hazard(plan.starting, counts), fitted, loss)
+    leaving = tuple(fit_hazard(model, counts) for model in plan.leaving)
+    return WeightFits(fit_hazard(plan.starting, counts), fitted, leaving)
 
 
 def weigh(plan: ClonePlan, fits: WeightFits, counts: FloatArray) -> Arms:
@@ -172,7 +181,8 @@ def grace_log_weight(plan: ClonePlan, fits: WeightFits) -> FloatArray:
     if isinstance(fits.grace, LogisticFit):
         found[plan.grace.patient] = -np.log(np.maximum(fits.grace.probability, _TINY))
     elif len(fits.grace.increments):
-        found[plan.grace.patient] = fits.grace.increments[0] * fits.grace.relative
+        with np.errstate(over="ignore"):
+            found[plan.grace.patient] = np.minimum(fits.grace.increments[0] * fits.grace.relative, LARGEST)
     return found
 
 
@@ -180,10 +190,9 @@ def _walk(
     plan: ClonePlan, fits: WeightFits, arm: ArmPlan, own: list[Steps], counts: FloatArray
 ) -> tuple[ArmSums, float | None]:
     def sources() -> list[Steps]:
-        if plan.loss is None or plan.loss_on is None or fits.loss is None:
-            return own
-        on = plan.loss_on[0 if arm is plan.arms[0] else 1]
-        return [*own, HazardSteps(plan.loss, fits.loss, on, plan.clones.n)]
+        which = 0 if arm is plan.arms[0] else 1
+        leaving = zip(plan.leaving, fits.leaving, plan.leaving_on, strict=True)
+        return [*own, *(HazardSteps(m, fit, on[which], plan.clones.n) for m, fit, on in leaving)]
 
     found = weighted_sums(arm, counts, sources())
     if plan.truncate_percentile is None:

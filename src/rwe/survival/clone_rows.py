@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwe.survival.clone_plan import Arms, ClonePlan, WeightFits, grace_log_weight
-from rwe.survival.clone_weights import LARGEST
 from rwe.survival.clones import ArmClones
 from rwe.survival.cox import CoxData, CoxFit, cox_data, fit_cox
 from rwe.survival.data import (
@@ -23,7 +22,7 @@ from rwe.survival.data import (
     frozen_floats,
     frozen_ints,
 )
-from rwe.survival.hazard_model import HazardFit, HazardModel
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel
 from rwe.survival.weight_steps import cut_entries, log_weight_at, steps_upto
 
 
@@ -47,9 +46,9 @@ class WeightedRows:
 
 def weighted_rows(plan: ClonePlan, fits: WeightFits, arms: Arms) -> WeightedRows:
     """Write both arms out. Raises NotEstimableError for more than 6 million rows."""
-    own = [[(plan.starting, fits.starting)], []]
-    if plan.loss is not None and fits.loss is not None:
-        own = [[*sources, (plan.loss, fits.loss)] for sources in own]
+    own: list[list[tuple[HazardModel, HazardFit]]] = [[(plan.starting, fits.starting)], []]
+    leaving = list(zip(plan.leaving, fits.leaving, strict=True))
+    own = [[*sources, *leaving] for sources in own]
     both = (plan.clones.control, plan.clones.treated)
     grace = (None, (plan.clones.grace2, grace_log_weight(plan, fits)))
     parts = [

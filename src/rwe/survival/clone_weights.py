@@ -16,10 +16,7 @@ import numpy as np
 
 from rwe.survival.clones import ArmClones
 from rwe.survival.data import FloatArray, IntArray
-from rwe.survival.hazard_model import HazardFit, HazardModel
-
-LARGEST = 600.0
-"""Log of the largest weight: sums of a million such still fit a double."""
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class HazardSteps:
             self._theta[who] = np.where(row >= 0, self._fit.relative[row], 0.0)
         increment = self._fit.increments[step]
         if increment > 0:
-            log_weight += increment * self._theta[: len(log_weight)]
+            with np.errstate(over="ignore"):  # what is beyond LARGEST is cut to it, infinite or not
+                log_weight += increment * self._theta[: len(log_weight)]
 
     def rewind(self) -> None:
         self._theta[:] = 0.0

@@ -13,7 +13,7 @@ Sources: Hernan & Robins 2016, Am J Epidemiol 183:758; Maringe et al. 2020, Int 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ from rwe.survival.data import (
 )
 from rwe.survival.histories import (
     NEVER2,
+    SITE_COLUMN,
     Histories,
     HistoryRows,
     histories,
@@ -39,6 +40,7 @@ from rwe.survival.histories import (
     row_at,
     starting_rows,
 )
+from rwe.survival.intercurrent import CensoringEvent, event_rows
 
 ControlStrategy = Literal["no_start_by_grace", "never"]
 
@@ -61,9 +63,10 @@ class Clones:
     """All clones of a cohort, and the histories from which their weights are modelled.
 
     `patients` are the patients' own histories. `starting`: rows at risk of starting. `loss`: the whole
-    history, exposure first, with the event "left alive". `at_grace`: patients still followed at g and not
-    excused, of whom those followed beyond it are censored unless they started; `X_at_grace` their covariates
-    just before g.
+    history, exposure first, with the event "left alive"; `leaving` the same for each intercurrent event at
+    which follow-up ends (its name, its rows), which then is no loss. `at_grace`: patients still followed at g
+    and not excused, of whom those followed beyond it are censored unless they started; `X_at_grace` their
+    covariates just before g.
     """
 
     grace_days: int
@@ -73,6 +76,7 @@ class Clones:
     treated: ArmClones
     starting: HistoryRows
     loss: HistoryRows
+    leaving: tuple[tuple[str, HistoryRows], ...]
     at_grace: IntArray
     X_at_grace: FloatArray
 
@@ -103,8 +107,12 @@ def clone(
     control: ControlStrategy = "no_start_by_grace",
     unless: str | None = None,
     site_indicators: bool = False,
+    censoring_events: Sequence[CensoringEvent] = (),
 ) -> Clones:
     """Clone every patient who has all `covariates`; nothing is weighted yet.
+
+    `censoring_events`: intercurrent events at which follow-up of the table ended; their covariates are among
+    those of the weights.
 
     Raises SurvivalDataError for a negative or fractional grace period or an unknown column, NotEstimableError
     where nobody has all covariates.
@@ -121,6 +129,7 @@ def clone(
     at_grace = np.flatnonzero((stop2 >= grace2) & ~can_wait)
     before = row_at(history.rows, at_grace, np.full(len(at_grace), grace2), just_before=True)
     until2 = grace2 if control == "no_start_by_grace" else NEVER2
+    leaving = tuple((e.name, _leaving(history, table, e)) for e in censoring_events)
     return Clones(
         grace_days=int(grace_days),
         control_strategy=control,
@@ -128,7 +137,8 @@ def clone(
         control=_arm(np.where(leaves, start2, stop2), event & ~leaves, leaves),
         treated=_arm(np.where(late, grace2, stop2), event & ~late, late),
         starting=starting_rows(history, last_start2(history, until2)),
-        loss=leaving_rows(history),
+        loss=_without(leaving_rows(history), leaving),
+        leaving=leaving,
         at_grace=frozen_ints(at_grace),
         X_at_grace=frozen_floats(history.rows.X[before]),
     )
@@ -143,6 +153,19 @@ def require_both_strategies(clones: Clones) -> None:
         raise NotEstimableError(f"nobody who started within {day} days was followed any longer")
     if not (clones.control.stop2 > clones.grace2).any():
         raise NotEstimableError(f"everybody followed beyond day {day} had started by then")
+
+
+def _leaving(history: Histories, table: CohortTable, event: CensoringEvent) -> HistoryRows:
+    columns = [j for j, n in enumerate(history.names) if n in event.weighted_for or n.startswith(SITE_COLUMN)]
+    return event_rows(history, table, event.name, columns)
+
+
+def _without(loss: HistoryRows, leaving: Sequence[tuple[str, HistoryRows]]) -> HistoryRows:
+    """The rows of leaving, without those who left by an event that has a model of its own."""
+    event = loss.event.copy()
+    for _, rows in leaving:
+        event &= ~rows.event
+    return replace(loss, event=frozen_flags(event))
 
 
 def _arm(stop2: IntArray, event: BoolArray, deviates: BoolArray) -> ArmClones:

@@ -126,9 +126,11 @@ def evaluate(sets: RiskSets, beta: FloatArray) -> Evaluation:
     return Evaluation(float(loglik), score, (information + information.T) / 2)
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def score_residuals(sets: RiskSets, beta: FloatArray) -> FloatArray:
     """Score residual of each row (rows x p), without its weight; weighted they add up to the score.
 
+    Not finite where a risk set is lost in rounding (weights or hazards some 300 decades apart).
     With Efron ties a tied event stays at risk by 1 - a in term r, as in R's `residuals.coxph`.
     """
     sums = _sums(sets, beta)

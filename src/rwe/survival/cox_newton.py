@@ -144,7 +144,10 @@ def sandwich_variance(sets: RiskSets, cluster: IntArray, beta: FloatArray, model
     weighted = score_residuals(sets, beta) * sets.weight[:, None]
     by_cluster = np.column_stack([np.bincount(cluster, column) for column in weighted.T])[:, free]
     block = np.ix_(free, free)
-    influence = by_cluster @ model[block]
     variance = np.full_like(model, np.nan)
-    variance[block] = influence.T @ influence
+    with np.errstate(invalid="ignore", over="ignore"):
+        influence = by_cluster @ model[block]
+        meat = influence.T @ influence
+    # Not finite where the residuals are not: there is no variance then.
+    variance[block] = np.where(np.isfinite(meat), meat, np.nan)
     return variance

@@ -31,6 +31,7 @@ from rwe.progress import SILENT, Progress
 from rwe.survival.arm_contrasts import ArmContrasts, arm_contrasts
 from rwe.survival.bootstrap import Draws, bootstrap
 from rwe.survival.clone_plan import (
+    LOSS,
     Arms,
     ClonePlan,
     TreatedModel,
@@ -51,7 +52,9 @@ from rwe.survival.clones import (
 from rwe.survival.data import CohortTable, FloatArray, NotEstimableError, SurvivalDataError
 from rwe.survival.effects import defined
 from rwe.survival.hazard_model import HazardModel
+from rwe.survival.intercurrent import CensoringEvent, require_adjusted
 from rwe.survival.logistic import LogisticFit
+from rwe.survival.propensity import Balance, balance_of
 from rwe.survival.weight_diagnostics import (
     Stratum,
     WeightDiagnostics,
@@ -103,8 +106,10 @@ class CloneCensorWeight:
     """Result of `clone_censor_weight`. Pairs are (control, treated).
 
     The hazard ratio compares the arms over all follow-up; `robust_se` is its sandwich standard error on the
-    log scale with the weights taken as known. `draws` are the bootstrap's replicates, None without. `rows`
-    are the weighted rows behind the hazard ratio, None where there are too many.
+    log scale with the weights taken as known. `balance` compares the covariates at index of the clones that
+    are followed beyond the grace period, weighted as they then are; empty without `rows`. `draws` are the
+    bootstrap's replicates, None without. `rows` are the weighted rows behind the hazard ratio, None where
+    there are too many.
     """
 
     grace_days: int
@@ -118,6 +123,7 @@ class CloneCensorWeight:
     weights: tuple[WeightDiagnostics, WeightDiagnostics]
     coefficients: tuple[Coefficient, ...]
     positivity: tuple[Stratum, ...]
+    balance: tuple[Balance, ...]
     draws: Draws | None
     method: str
     assumptions: tuple[str, ...]
@@ -140,6 +146,7 @@ def clone_censor_weight(
     treated_model: TreatedModel = "cox",
     site_indicators: bool = False,
     loss_weights: bool = False,
+    censoring_events: Sequence[CensoringEvent] = (),
     truncate_percentile: float | None = None,
     replicates: int = 500,
     seed: int = 0,
@@ -153,6 +160,7 @@ def clone_censor_weight(
     (for a figure), `horizon_days` of the restricted mean;
     `unless`: the event that excuses, see `histories.event_days`; `site_indicators`: sites enter the weights;
     `loss_weights`: also weight for loss to follow-up (Cox model with exposure and the covariates);
+    `censoring_events`: intercurrent events at which the table's follow-up ended, weighted for likewise;
     `truncate_percentile`: weights above this percentile of the arm's final weights are cut to it;
     `replicates` 0: no bootstrap, the interval of the hazard ratio is then the sandwich's. Patients are drawn
     within sites.
@@ -160,6 +168,7 @@ def clone_censor_weight(
     Raises SurvivalDataError for options that make no sense, NotEstimableError where nobody, or everybody,
     started by g, or covariates are collinear.
     """
+    require_adjusted(censoring_events, (*covariates, *time_varying))
     _check(horizon_days, (*times, *band_days), truncate_percentile, replicates, level)
     clones = clone(
         table,
@@ -169,6 +178,7 @@ def clone_censor_weight(
         control=control,
         unless=unless,
         site_indicators=site_indicators,
+        censoring_events=censoring_events,
     )
     require_both_strategies(clones)
     plan = clone_plan(
@@ -249,15 +259,16 @@ def _result(plan: ClonePlan, draws: Draws | None, level: float, *, n_band_days: 
         weights=weights,
         coefficients=_coefficients(plan, fits),
         positivity=positivity,
+        balance=_balance(clones, rows),
         draws=draws,
         rows=rows,
         method=_method(plan),
-        assumptions=(*ASSUMPTIONS, _LOSS_ASSUMED if plan.loss is None else _LOSS_WEIGHTED),
+        assumptions=(*ASSUMPTIONS, *_assumed_of_leaving(plan)),
         warnings=(
             *clones.patients.warnings,
             *plan.starting.warnings,
             *plan.grace.warnings,
-            *(plan.loss.warnings if plan.loss else ()),
+            *(w for model in plan.leaving for w in model.warnings),
             *notes,
             *weights[0].warnings("control"),
             *weights[1].warnings("treated"),
@@ -286,7 +297,7 @@ def _diagnostics(
 ) -> tuple[WeightDiagnostics, WeightDiagnostics]:
     clones = plan.clones
     models = (_CONTROL_MODEL, _TREATED_MODELS["cox" if plan.grace.hazard else "logistic"])
-    suffix = "" if plan.loss is None else "; Cox model of loss to follow-up"
+    suffix = "".join(f"; Cox model of {what}" for what in plan.leaving_by)
     result = []
     for a, arm_clones in enumerate((clones.control, clones.treated)):
         cap = arms.caps[a]
@@ -300,6 +311,15 @@ def _diagnostics(
             )
         )
     return result[0], result[1]
+
+
+def _balance(clones: Clones, rows: WeightedRows | None) -> tuple[Balance, ...]:
+    if rows is None:
+        return ()
+    beyond = (rows.start <= clones.grace_days) & (rows.stop > clones.grace_days)
+    at_index = np.searchsorted(clones.patients.rows.patient, rows.patient[beyond])
+    X = clones.patients.rows.X[at_index]
+    return balance_of(X, clones.names, rows.arm[beyond] == 1, rows.weight[beyond])
 
 
 def _final_weights(
@@ -335,9 +355,17 @@ def _coefficients(plan: ClonePlan, fits: WeightFits) -> tuple[Coefficient, ...]:
             Coefficient("having started by the end of grace", n, defined(b / s))
             for n, b, s in zip(grace.names, beta, grace.scale, strict=True)
         ]
-    if plan.loss is not None:
-        found += _of_hazard("loss to follow-up", plan.loss)
+    for what, model in zip(plan.leaving_by, plan.leaving, strict=True):
+        found += _of_hazard(what, model)
     return tuple(found)
+
+
+def _assumed_of_leaving(plan: ClonePlan) -> tuple[str, ...]:
+    events = [what for what in plan.leaving_by if what != LOSS]
+    loss = _LOSS_WEIGHTED if LOSS in plan.leaving_by else _LOSS_ASSUMED
+    if not events:
+        return (loss,)
+    return (loss, f"{', '.join(events)}: independent of prognosis, given treatment and covariates.")
 
 
 def _of_hazard(what: str, model: HazardModel) -> list[Coefficient]:
@@ -347,8 +375,7 @@ def _of_hazard(what: str, model: HazardModel) -> list[Coefficient]:
 def _method(plan: ClonePlan) -> str:
     treated = _TREATED_MODELS["cox" if plan.grace.hazard else "logistic"]
     words = f"{METHOD}; weights: {_CONTROL_MODEL} (control), {treated} (treated)"
-    if plan.loss is not None:
-        words += ", Cox model of loss to follow-up"
+    words += "".join(f", Cox model of {what}" for what in plan.leaving_by)
     if plan.truncate_percentile is not None:
         words += f"; truncated at percentile {plan.truncate_percentile:g}"
     return words

@@ -25,6 +25,10 @@ _CONVERGED = 1e-12
 """Newton decrement after whose step nothing is left but rounding."""
 _FLAT = 1e-10
 _TINY = 1e-15
+LARGEST = 600.0
+"""Log of the largest weight: sums of a million such still fit a double."""
+_FARTHEST = 700.0
+"""How far an exponent can be from 0 and its exponential still fit a double."""
 _FAR = 30.0
 """A log hazard ratio between two patients this large is infinite for every purpose of a weight."""
 
@@ -57,7 +61,11 @@ class HazardModel:
 
 @dataclass(frozen=True)
 class HazardFit:
-    """Increments of the baseline hazard by slot, relative hazard by row; beta in the model's scale."""
+    """Increments of the baseline hazard by slot, relative hazard by row; beta in the model's scale.
+
+    Both are against the row with the largest hazard of those drawn: only their product is used, and it fits a
+    double where a hazard at the mean of the covariates would not.
+    """
 
     beta: FloatArray
     increments: FloatArray
@@ -137,8 +145,8 @@ def fit_hazard(model: HazardModel, counts: FloatArray) -> HazardFit:
         beta, here = beta + step / 2**halvings, there
         if converged or here.spread > _FAR:
             break
-    eta = np.einsum("jn,j->n", model.X, beta)
-    return HazardFit(beta, here.increments * np.exp(-here.shift), np.exp(np.clip(eta, -700, 700)))
+    above = np.einsum("jn,j->n", model.X, beta) - here.shift
+    return HazardFit(beta, here.increments, np.exp(np.clip(above, -_FARTHEST, _FARTHEST)))
 
 
 @dataclass(frozen=True)
@@ -174,9 +182,11 @@ class _Sums:
         shift = float(eta.max())
         risk = self.weight * np.exp(eta - shift)
         s0 = self._terms(risk)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        # Where a risk set is lost in rounding there is no likelihood, and a step there is taken back.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             hazard = 1.0 / s0
             loglik = float(np.sum(self.event_weight * (eta[self.event] - shift)) - np.sum(np.log(s0)))
+            loglik = loglik if np.isfinite(loglik) else -np.inf
             means = np.stack([self._terms(risk * x) for x in self.X]) * hazard if len(beta) else None
         increments = np.bincount(slot, hazard, K).astype(np.float64)
         if means is None:
@@ -186,13 +196,14 @@ class _Sums:
             tied = np.bincount(slot, minlength=K)
             increments = -np.log(np.maximum(1 - tied / np.maximum(at_risk, 1.0), _TINY))
             return _At(loglik, np.zeros(0), np.zeros((0, 0)), increments, shift, 0.0)
-        cumulative = np.concatenate([[0.0], np.cumsum(increments)])
-        q = risk * (cumulative[self.past] - cumulative[self.first])
-        tie = np.bincount(slot, hazard * share, K)
-        q[self.event] -= risk[self.event] * tie[self.event_slot]
-        information = np.stack([np.einsum("kn,n->k", self.X, x * q) for x in self.X])
-        information -= np.stack([np.einsum("kn,n->k", means, m) for m in means])
-        score = self.x_event - means.sum(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            cumulative = np.concatenate([[0.0], np.cumsum(increments)])
+            q = risk * (cumulative[self.past] - cumulative[self.first])
+            tie = np.bincount(slot, hazard * share, K)
+            q[self.event] -= risk[self.event] * tie[self.event_slot]
+            information = np.stack([np.einsum("kn,n->k", self.X, x * q) for x in self.X])
+            information -= np.stack([np.einsum("kn,n->k", means, m) for m in means])
+            score = self.x_event - means.sum(axis=1)
         return _At(loglik, score, information, increments, shift, float(np.ptp(eta)))
 
     def _terms(self, values: FloatArray) -> FloatArray:

@@ -29,6 +29,8 @@ from rwe.survival.tables import numbers
 
 NEVER2 = np.iinfo(np.int64).max // 4
 """Half days of what never happens."""
+SITE_COLUMN = "site "
+"""How the name of a 0/1 column of a site begins."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Histories:
     """The patients who have all covariates. By patient: end of follow-up, event, start and excuse, half days.
 
     start2 is -1 for never, excused2 is NEVER2. `rows` are the whole histories (event: the outcome), `exposed`
-    flags those after the start. `dropped` names nobody: it counts who lacks a covariate.
+    flags those after the start. `members` are the patients' places in the table they come from.
     """
 
     n: int
@@ -66,6 +68,7 @@ class Histories:
     site: npt.NDArray[np.object_]
     rows: HistoryRows
     exposed: BoolArray
+    members: IntArray
     warnings: tuple[str, ...]
 
     @property
@@ -169,6 +172,7 @@ def histories(
             frozen_ints(begin2), frozen_ints(end2), rows.event, frozen_floats(X), names, frozen_ints(patient)
         ),
         exposed=rows.exposed,
+        members=frozen_ints(members),
         warnings=rows.warnings(),
     )
 
@@ -252,4 +256,4 @@ def _design(
         return rows.names, rows.X
     others = sorted(set(site.tolist()))[1:]
     columns = [rows.X, *((site[patient] == s).astype(np.float64)[:, None] for s in others)]
-    return (*rows.names, *(f"site {s}" for s in others)), np.hstack(columns)
+    return (*rows.names, *(f"{SITE_COLUMN}{s}" for s in others)), np.hstack(columns)

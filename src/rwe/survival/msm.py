@@ -37,8 +37,15 @@ from rwe.survival.data import (
     SurvivalDataError,
 )
 from rwe.survival.effects import Effect, wald_effect
-from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import Histories, histories, last_start2, only_columns, starting_rows
+from rwe.survival.intercurrent import (
+    CensoringEvent,
+    EventWeights,
+    cut_at_events,
+    event_weights,
+    require_adjusted,
+)
 from rwe.survival.weight_diagnostics import WeightDiagnostics, weight_diagnostics
 from rwe.survival.weight_steps import cut_entries, log_weight_at, steps_that_matter, steps_upto
 
@@ -95,6 +102,7 @@ def marginal_structural_cox(
     *,
     unless: str | None = None,
     stratify_by_site: bool = False,
+    censoring_events: Sequence[CensoringEvent] = (),
     truncate_percentile: float | None = None,
     level: float = 0.95,
 ) -> MarginalStructuralModel:
@@ -103,10 +111,13 @@ def marginal_structural_cox(
     `covariates` are those of baseline, `time_varying` those that decide on a start as they change. `unless`:
     an event from whose day on nobody starts by the strategy (its weights stay as they are then).
     `stratify_by_site`: a baseline hazard of the outcome for each site; sites then enter the models of
-    starting. `truncate_percentile` p: weights are cut to their percentiles 100 - p and p.
+    starting. `censoring_events`: intercurrent events at which the table's follow-up ended; the weights are
+    multiplied by those of not having had them, stabilised likewise. `truncate_percentile` p: weights are cut
+    to their percentiles 100 - p and p.
 
     Raises NotEstimableError where nobody started or everybody was exposed throughout, and as `fit_cox`.
     """
+    require_adjusted(censoring_events, (*covariates, *time_varying))
     if truncate_percentile is not None and not 50 <= truncate_percentile <= 100:
         raise SurvivalDataError("weights are truncated at a percentile between 50 and 100")
     full = histories(table, covariates, time_varying, unless=unless, site_indicators=stratify_by_site)
@@ -117,6 +128,8 @@ def marginal_structural_cox(
     denominator = hazard_model(rows, "starting")
     numerator = hazard_model(only_columns(rows, base), "starting")
     weighted = weighted_histories(full, base[: len(covariates)], denominator, numerator)
+    leaving = event_weights(full, table, censoring_events, stabilised_by=covariates)
+    weighted = _weighted_for(weighted, leaving) if censoring_events else weighted
     weight, cap = _truncated(weighted.weight, truncate_percentile)
     site = full.site.astype(str)[weighted.patient] if stratify_by_site else None
     fit = _fit(weighted, weight, full.names[: len(covariates)], site, level)
@@ -137,6 +150,7 @@ def marginal_structural_cox(
         warnings=(
             *full.warnings,
             *denominator.warnings,
+            *leaving.warnings(),
             *fit.warnings,
             *diagnostics.warnings("weighted"),
             *_mean_is_off(weighted, weight),
@@ -176,7 +190,23 @@ def weighted_histories(
         exposed=np.repeat([False, True], [len(who), len(taken)]),
         X=history.rows.X[first][:, list(base)],
         patient=patient,
-        weight=np.exp(np.concatenate([log_weight, log_start])),
+        weight=np.exp(np.minimum(np.concatenate([log_weight, log_start]), LARGEST)),
+    )
+
+
+def _weighted_for(rows: WeightedHistories, leaving: EventWeights) -> WeightedHistories:
+    """The rows cut where the weight for an intercurrent event changes, and weighted for it."""
+    death2 = np.unique(rows.stop2[rows.event])
+    pieces, log_weight = cut_at_events(rows.start2, rows.stop2, rows.patient, leaving, death2)
+    entry = pieces.entry
+    return WeightedHistories(
+        start2=pieces.begin2,
+        stop2=pieces.end2,
+        event=rows.event[entry] & pieces.is_last,
+        exposed=rows.exposed[entry],
+        X=rows.X[entry],
+        patient=rows.patient[entry],
+        weight=rows.weight[entry] * np.exp(log_weight),
     )
 
 

@@ -40,7 +40,7 @@ from rwe.survival.data import (
     SurvivalDataError,
 )
 from rwe.survival.effects import Effect, wald_effect
-from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import (
     NEVER2,
     Histories,
@@ -319,7 +319,7 @@ def _cut(history: Histories, entries: _Entries, model: _Models | None) -> _Rows:
     upto = steps_upto(model.denominator, pieces.begin2)
     before = steps_upto(model.denominator, entries.begin2[entry])
     log_weight = model.log_weight(who, upto) - model.log_weight(who, before)
-    weight = np.where(entries.exposed[entry], 1.0, np.exp(log_weight))
+    weight = np.where(entries.exposed[entry], 1.0, np.exp(np.minimum(log_weight, LARGEST)))
     return _Rows(entry, pieces.begin2, pieces.end2, entries.event[entry] & pieces.is_last, weight)
 
 

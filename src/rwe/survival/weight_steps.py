@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwe.survival.data import BoolArray, FloatArray, IntArray, NotEstimableError
-from rwe.survival.hazard_model import HazardFit, HazardModel
+from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel
 
 MOST_ROWS = 6_000_000
 """Rows that still fit a small machine."""
@@ -78,7 +78,9 @@ def log_weight_at(model: HazardModel, fit: HazardFit, patient: IntArray, steps: 
     row = np.searchsorted(key, who * (model.n_slots + 1) + slot, side="right") - 1
     known = (row >= 0) & (model.patient[row] == who) & (model.past[row] > slot)
     relative = np.where(known, fit.relative[row], 0.0) if len(fit.relative) else np.zeros(len(who))
-    running = np.concatenate([[0.0], np.cumsum(fit.increments[slot] * relative)])
+    with np.errstate(over="ignore"):
+        steps_of_weight = np.minimum(fit.increments[slot] * relative, LARGEST)
+    running = np.concatenate([[0.0], np.cumsum(steps_of_weight)])
     return np.asarray(running[begin[patient] + steps] - running[begin[patient]])
 
 

@@ -174,7 +174,11 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
             **_STUDY,
             "event": (_TEXT, "Its name."),
             "codelist": (_TEXT, "Its code list."),
-            "handling": (_TEXT, "treatment_policy: follow-up goes on; composite: it counts as the outcome."),
+            "handling": (
+                _TEXT,
+                "treatment_policy: follow-up goes on; composite: it counts as the outcome; "
+                "censored_with_weights: follow-up ends, and who is left is weighted for it.",
+            ),
         },
     ),
     "intercurrent_source": (

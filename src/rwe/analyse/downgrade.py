@@ -1,0 +1,213 @@
+"""What stands in for a primary analysis that the data cannot carry: refused or downgraded, with a sentence.
+
+Rules, of the primary analysis over all sites alone:
+
+- A model whose events are fewer than half of `min_events_per_parameter` for each coefficient is not fitted.
+  No covariate is chosen in place of the others: the answer is a model without any, by Firth's penalty.
+- Weights that are worth fewer than ten patients in an arm, or that leave no estimate, are not believed.
+- No event, or fewer than five, in a group, or fewer than ten patients in one: Firth's penalty instead of
+  plain maximum likelihood, with the same covariates where the events carry them.
+
+An exact permutation test at a landmark stands beside it where groups are that small, or nothing is adjusted.
+Sources: Peduzzi et al. 1995, J Clin Epidemiol 48:1503; Heinze & Schemper 2001, Biometrics 57:114.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from rwe.analyse.run_groups import FEW_EVENTS_IN_A_GROUP
+from rwe.analyse.run_small import firth_rows
+from rwe.analyse.tasks import Findings, Task, TooLittleError, count_events, prepared
+from rwe.errors import RweError
+from rwe.evidence.contract import Estimate, Refusal
+from rwe.study import Analysis
+from rwe.survival.data import CountingProcess, ExposureCounts
+
+FEW_PATIENTS_IN_A_GROUP = 10
+_CONDITIONAL = frozenset(
+    {"landmark_cox", "landmark_firth", "time_dependent_cox", "time_dependent_firth", "sequential_trials"}
+)
+_PLAIN = frozenset({"landmark_cox", "time_dependent_cox", "sequential_trials"})
+Run = Callable[[Task, Findings], RweError | None]
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """Why the primary analysis is downgraded, as a sentence, and whether its covariates can be kept."""
+
+    words: str
+    keeps_covariates: bool
+
+
+def is_answer(task: Task) -> bool:
+    """Whether this task is meant to give the study's answer."""
+    return task.analysis.role == "primary" and task.site is None
+
+
+def require_enough_events(task: Task, rows: CountingProcess) -> None:
+    """Raises TooLittleError where a primary model would have too few events for its coefficients."""
+    if not is_answer(task) or not task.analysis.adjusted_for or task.analysis.analysis not in _CONDITIONAL:
+        return
+    counts = rows.counts()
+    events, wanted = counts.events_exposed + counts.events_unexposed, _events_wanted(task, rows)
+    if events < wanted:
+        raise TooLittleError(
+            f"{count_events(task, events)} cannot carry {len(rows.names) + 1} coefficients (the exposure and "
+            f"{len(rows.names)} of covariates): {wanted:g} are the least, and no covariate is chosen instead",
+            advice="name fewer covariates in the protocol, or wait for more events",
+        )
+
+
+def _events_wanted(task: Task, rows: CountingProcess) -> float:
+    return 0.5 * task.protocol.min_events_per_parameter * (len(rows.names) + 1)
+
+
+def downgrade(asked: Task, failure: RweError | None, begin: int, findings: Findings, run: Run) -> None:
+    """Put what the data can carry in the place of the primary analysis.
+
+    `failure` is why it was refused, its estimates are those of `findings` from `begin` on; `run` runs a task.
+    Without a reason, or without anything in its place, all stays as it is.
+    """
+    findings.answer = asked
+    end = len(findings.estimates)
+    try:
+        task = prepared(asked)
+        rows = task.rows()
+        reason = _reason(task, rows, failure, findings.estimates[begin:end])
+    except RweError:
+        return
+    if reason is None:
+        return
+    keeps = reason.keeps_covariates and _carries(task, rows)
+    firth = _firth(asked, keeps=keeps)
+    stand_in = _stand_in(replace(asked, analysis=firth), findings, run)
+    if stand_in is None:
+        return
+    words = _words(asked, firth, reason)
+    findings.estimates[begin:end] = [_demoted(e, words) for e in findings.estimates[begin:end]]
+    at = findings.estimates.index(stand_in)
+    findings.estimates[at] = stand_in.model_copy(
+        update={
+            "role": "posthoc" if asked.is_posthoc else "primary",
+            "downgraded_from": asked.analysis.analysis,
+            "warnings": [words, *stand_in.warnings],
+        }
+    )
+    findings.answer = replace(asked, analysis=firth)
+    findings.primary = firth_rows(prepared(findings.answer))
+    if failure is None:
+        day = f", day {asked.landmark}" if asked.landmark is not None else ""
+        findings.refused.append(
+            Refusal(analysis=f"{asked.analysis.analysis}{day}", reason=f"Not as the answer: {reason.words}")
+        )
+    if not keeps or _fewest_patients(rows.counts()) < FEW_PATIENTS_IN_A_GROUP:
+        _exact_test(asked, findings, run)
+
+
+def _reason(
+    task: Task, rows: CountingProcess, failure: RweError | None, found: list[Estimate]
+) -> _Reason | None:
+    if isinstance(failure, TooLittleError):
+        return _Reason(_sentence(failure), keeps_covariates=task.analysis.analysis not in _CONDITIONAL)
+    if failure is not None:
+        return None
+    counts = rows.counts()
+    fewest = min(counts.events_exposed, counts.events_unexposed)
+    who = "those who started" if counts.events_exposed == fewest else "those not started"
+    if task.analysis.analysis not in _PLAIN:
+        has_none = any(e.estimand == "hazard_ratio" and e.estimate is None for e in found)
+        told = [w for e in found for w in e.warnings if w.startswith("There is no hazard ratio")]
+        words = " ".join(["it gives no hazard ratio.", *dict.fromkeys(told)])
+        return _Reason(words, keeps_covariates=True) if has_none else None
+    if fewest < FEW_EVENTS_IN_A_GROUP:
+        few = f"only {count_events(task, fewest)}" if fewest else f"no {count_events(task, 1)[2:]}"
+        return _Reason(f"there {'are' if fewest > 1 else 'is'} {few} among {who}.", keeps_covariates=True)
+    if _fewest_patients(counts) < FEW_PATIENTS_IN_A_GROUP:
+        few = f"only {_fewest_patients(counts)} patients"
+        return _Reason(f"there are {few} in a group.", keeps_covariates=True)
+    return None
+
+
+def _sentence(failure: RweError) -> str:
+    return f"{failure.what}."
+
+
+def _fewest_patients(counts: ExposureCounts) -> int:
+    return min(counts.patients_exposed, counts.patients_unexposed)
+
+
+def _carries(task: Task, rows: CountingProcess) -> bool:
+    """Whether Firth's model can hold the covariates: events enough, and no status that follows the start."""
+    counts = rows.counts()
+    is_frozen = task.analysis.status_after_start == "freeze"
+    return not is_frozen and counts.events_exposed + counts.events_unexposed >= _events_wanted(task, rows)
+
+
+def _firth(asked: Task, *, keeps: bool) -> Analysis:
+    a = asked.analysis
+    return Analysis(
+        analysis="time_dependent_firth" if asked.landmark is None else "landmark_firth",
+        role=a.role,
+        adjusted_for=a.adjusted_for if keeps else [],
+        stratify_by=a.stratify_by,
+        landmarks=None if asked.landmark is None else [asked.landmark],
+    )
+
+
+def _stand_in(task: Task, findings: Findings, run: Run) -> Estimate | None:
+    """The estimate in question: one that the protocol asks for anyway, else of a run of its own."""
+    for e in findings.estimates:
+        if e.role == "sensitivity" and e.estimand == "hazard_ratio" and _is_of(e, task):
+            return e if e.estimate is not None else None
+    apart = Findings()
+    if run(task, apart) is not None:
+        return None
+    findings.estimates += apart.estimates
+    return next((e for e in apart.estimates if e.estimate is not None), None)
+
+
+def _is_of(e: Estimate, task: Task) -> bool:
+    """Whether an estimate is what this task would give, as planned."""
+    p, a = e.parameters, task.analysis
+    is_plain = p.endpoint is None and p.salvage is None and p.variant is None and p.imputations is None
+    return (
+        is_plain
+        and e.site is None
+        and e.analysis == a.analysis
+        and p.adjusted_for == a.adjusted_for
+        and p.stratified_by == list(a.stratify_by)
+        and p.landmark_day == task.landmark
+    )
+
+
+def _exact_test(asked: Task, findings: Findings, run: Run) -> None:
+    """The permutation test at the analysis's landmark, or where the grace period ends, unless asked for."""
+    day = asked.landmark or max(asked.protocol.strategies.treated.grace_days, 1)
+    analysis = Analysis(
+        analysis="landmark_permutation", stratify_by=asked.analysis.stratify_by, landmarks=[day]
+    )
+    task = replace(asked, analysis=analysis, landmark=day)
+    if any(_is_of(e, task) for e in findings.estimates):
+        return
+    apart = Findings()
+    run(task, apart)
+    findings.estimates += apart.estimates
+    findings.refused += apart.refused
+
+
+def _words(asked: Task, firth: Analysis, reason: _Reason) -> str:
+    """The sentence that a reader gets with the answer."""
+    named = asked.analysis.analysis.replace("_", " ").replace("cox", "Cox model")
+    before = f"The {named} that the protocol names cannot be the answer: {reason.words}"
+    if firth.adjusted_for or not asked.analysis.adjusted_for:
+        return f"{before} This is Firth's penalised model in its place."
+    return f"{before} This is Firth's penalised model in its place, and nothing is adjusted for."
+
+
+def _demoted(e: Estimate, words: str) -> Estimate:
+    """The estimate of the analysis that was asked for: no primary one any more, and it says why."""
+    told = e.warnings if e.status == "refused" else [words.split(" This is", maxsplit=1)[0], *e.warnings]
+    role = "sensitivity" if e.role == "primary" else e.role
+    return e.model_copy(update={"role": role, "warnings": told})

@@ -1,0 +1,126 @@
+"""Negative controls: the primary analysis run on outcomes that the treatment cannot affect.
+
+What it finds there is its systematic error; with enough of them the primary estimate is calibrated by it (see
+`rwe.survival.negative_controls`). An outcome is the first record of an intercurrent event that the protocol
+handles as treatment policy; a death before it ends follow-up, and so does nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from rwe.analyse.plan import run_task
+from rwe.analyse.tasks import Findings, Task
+from rwe.errors import RweError
+from rwe.evidence.contract import Estimate
+from rwe.evidence.parts import CalibratedEstimate, NegativeControlEstimate, NegativeControls
+from rwe.survival.data import CohortTable, FloatArray
+from rwe.survival.negative_controls import (
+    FEWEST_CONTROLS,
+    NegativeControl,
+    calibrate,
+    systematic_error,
+)
+from rwe.survival.tables import numbers
+
+_DAYS = ("start_day", "salvage_start_day", "progression_day")
+
+
+def negative_controls(findings: Findings, intercurrent: pd.DataFrame) -> NegativeControls | None:
+    """Run the analysis that gives the answer on each negative control of the protocol, and calibrate it.
+
+    `intercurrent`: patient_id, event, day (the first after index). None where the protocol names none, or
+    there is no primary analysis.
+    """
+    task = findings.answer
+    if task is None or not task.protocol.negative_controls:
+        return None
+    controls, known = [], []
+    for name in task.protocol.negative_controls:
+        shown, estimate = _control(task, name, intercurrent)
+        controls.append(shown)
+        if estimate is not None:
+            known.append(estimate)
+    calibrated, why = _calibrated(findings, known)
+    return NegativeControls(
+        controls=controls, fewest=FEWEST_CONTROLS, calibrated=calibrated, not_calibrated=why
+    )
+
+
+def with_outcome(table: CohortTable, day: FloatArray) -> CohortTable:
+    """The table with another outcome: an event on `day` (NaN: none), death and the last contact censor.
+
+    A day after the end of follow-up is none. A start or a progression after the event counts no more.
+    """
+    patients = table.patients
+    end = numbers(patients, "time_days", "patients")
+    happens = day <= end
+    time = np.where(happens, day, end)
+    later = {name: patients[name].where(patients[name] <= time) for name in _DAYS if name in patients.columns}
+    changed = patients.assign(time_days=time.astype(np.int64), is_event=happens, **later)
+    return CohortTable(changed, table.changes)
+
+
+def _control(
+    task: Task, name: str, intercurrent: pd.DataFrame
+) -> tuple[NegativeControlEstimate, NegativeControl | None]:
+    mine = intercurrent[intercurrent["event"] == name].groupby("patient_id")["day"].min()
+    day = task.table.patients["patient_id"].map(mine).to_numpy(dtype=np.float64, na_value=np.nan)
+    analysis = task.analysis.model_copy(update={"role": "sensitivity"})
+    found = Findings()
+    failure = run_task(replace(task, analysis=analysis, table=with_outcome(task.table, day)), found)
+    e = next((e for e in found.estimates if e.estimand == "hazard_ratio"), None)
+    blank = NegativeControlEstimate(
+        outcome=name,
+        patients=e.n if e else len(task.table),
+        events=e.events if e else 0,
+        hazard_ratio=None,
+        ci_low=None,
+        ci_high=None,
+        p_value=None,
+        refused=str(failure) if failure else None,
+    )
+    if e is None or e.log_estimate is None or e.estimate is None or not e.se:
+        why = blank.refused or " ".join(e.warnings[:1] if e else ()) or "There is no estimate."
+        return blank.model_copy(update={"refused": why}), None
+    values = {"hazard_ratio": e.estimate, "ci_low": e.ci_low, "ci_high": e.ci_high, "p_value": e.p_value}
+    return blank.model_copy(update=values), NegativeControl(name, e.log_estimate, e.se)
+
+
+def _calibrated(
+    findings: Findings, known: list[NegativeControl]
+) -> tuple[CalibratedEstimate | None, str | None]:
+    answer = _answer(findings)
+    if answer is None or answer.log_estimate is None or not answer.se:
+        return None, "The primary analysis has no estimate with a standard error."
+    level = answer.ci_level or 0.95
+    try:
+        error = systematic_error(known, level=level)
+        found = calibrate(answer.log_estimate, answer.se, error, level=level)
+    except RweError as e:
+        return None, str(e)
+    return (
+        CalibratedEstimate(
+            error_mean=error.mean,
+            error_sd=error.sd,
+            share_excluding_null=error.share_excluding_null,
+            hazard_ratio=found.estimate,
+            ci_low=found.ci_low,
+            ci_high=found.ci_high,
+            ci_level=found.ci_level,
+            p_value=found.p_value,
+            warnings=list(found.warnings),
+        ),
+        None,
+    )
+
+
+def _answer(findings: Findings) -> Estimate | None:
+    """The hazard ratio of the task that gives the answer, whether or not the lock lets it be primary."""
+    asked = findings.answer.analysis.analysis if findings.answer else None
+    found = [e for e in findings.estimates if e.estimand == "hazard_ratio" and e.site is None]
+    answers = [e for e in found if e.analysis == asked and e.role in ("primary", "posthoc")]
+    return min(answers, key=lambda e: e.role != "primary", default=None)

@@ -1,0 +1,78 @@
+"""Analyses of a study whose follow-up ends at an intercurrent event: weighted for it, or refused."""
+
+from __future__ import annotations
+
+from rwe.analyse.run_groups import CONFOUNDED, few_events
+from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, make_estimate
+from rwe.evidence.contract import Coefficient
+from rwe.survival.data import CountingProcess, NotEstimableError
+from rwe.survival.intercurrent import event_weighted_cox
+
+CARRY_WEIGHTS = ("time_dependent_cox", "clone_censor_weight", "marginal_structural_model")
+"""Analyses that can weigh those who go on for an event that ended the follow-up of others."""
+
+
+def require_weights(task: Task) -> None:
+    """Raises NotEstimableError where an analysis cannot weigh for the events at which follow-up ends."""
+    names = ", ".join(e.name for e in task.censoring_events)
+    if task.analysis.analysis not in CARRY_WEIGHTS:
+        raise NotEstimableError(
+            f"follow-up ends at {names}, which is weighted for, and this analysis carries no such weights",
+            advice=f"ask for {', '.join(CARRY_WEIGHTS[:-1])} or {CARRY_WEIGHTS[-1]}, or for the handling "
+            "treatment_policy",
+        )
+    if task.analysis.status_after_start == "freeze":
+        raise NotEstimableError(
+            f"follow-up ends at {names}, which is weighted for, and comparisons that each begin at a start "
+            "carry no such weights",
+            advice="leave status_after_start out",
+        )
+
+
+def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings) -> None:
+    """The time-dependent Cox model, those who go on weighted for the intercurrent events."""
+    a = task.analysis
+    found = event_weighted_cox(
+        task.table,
+        task.censoring_events,
+        task.fixed,
+        task.time_varying,
+        stratify_by_site=task.by_site,
+        ties=a.ties,
+        level=task.protocol.confidence_level,
+    )
+    fit, hr = found.fit, found.fit.hazard_ratio()
+    if a.role == "primary" and task.site is None:
+        findings.primary = PrimaryRows(found.data, a.ties, is_robust=True)
+    findings.estimates.append(
+        make_estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            found.method,
+            warnings=[
+                *found.warnings,
+                *few_events(task, rows.counts(), len(fit.names), has_ratio=hr.estimate is not None),
+                *([] if a.adjusted_for else [CONFOUNDED]),
+            ],
+            parameters=task.parameters(weight_model="cox_of_events"),
+            effect_type="conditional" if a.adjusted_for or fit.strata else "marginal",
+            estimate=hr.estimate,
+            log_estimate=hr.log_estimate,
+            se=hr.se,
+            se_scale=None if hr.se is None else "log",
+            variance_method="robust, clustered by patient",
+            ci_low=hr.ci_low,
+            ci_high=hr.ci_high,
+            ci_level=fit.ci_level,
+            ci_method="Wald on the log scale",
+            df=1,
+            p_value=hr.p_value,
+            n=found.n,
+            coefficients=[
+                Coefficient(name=name, estimate=defined(b), se=defined(se))
+                for name, b, se in zip(fit.names, fit.coefficients, fit.se, strict=True)
+            ],
+            status="ok" if hr.estimate is not None else "did_not_converge",
+        )
+    )

@@ -1,0 +1,238 @@
+"""Who was in a refresh, kept at the site: so that the next one can say what moved, in counts.
+
+    private/history/STUDY/REFRESH.json.zst              0600, sealed (`.enc`) where the workspace is encrypted
+    private/history/STUDY/releases/RELEASE.json.zst     who was in what left the site, and who had an event
+
+A ledger holds the rows of the primary analysis by pseudonym: no more than the private build holds, and only
+of the newest refreshes (`history.keep_ledgers`). `rwe erase` takes patients out of all and counts them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import zstandard
+
+from rwe.blocklist import open_blocklist
+from rwe.config import Workspace
+from rwe.crypt import SUFFIX, UnsealError, place
+from rwe.errors import EvidenceError
+from rwe.survival.tables import CohortTable
+
+_ENDING = ".json.zst"
+_SURVIVAL = (
+    "patient_id",
+    "site",
+    "time_days",
+    "is_event",
+    "start_day",
+    "salvage_start_day",
+    "progression_day",
+    "end_reason",
+)
+_CHANGES = ("patient_id", "covariate", "day", "value")
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    refresh: str
+    key_id: str
+    survival: dict[str, list[Any]]
+    covariates: dict[str, list[float | None]]
+    changes: dict[str, list[Any]]
+    excluded: dict[str, str]
+    erased: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The rows of a refresh. Frames as in `StudyTables`; `excluded` gives those with an index event who are
+    not in the cohort the step that excludes them. `erased` were taken out since. `key_id` tells pseudonym
+    keys apart: under another key nobody can be found again."""
+
+    refresh: str
+    key_id: str
+    survival: pd.DataFrame
+    covariates: pd.DataFrame
+    changes: pd.DataFrame
+    excluded: dict[str, str]
+    erased: int = 0
+
+    def cohort(self) -> CohortTable:
+        """The table that estimators take."""
+        patients = pd.concat([self.survival, self.covariates], axis=1)
+        return CohortTable(patients=patients.reset_index(drop=True), changes=self.changes)
+
+
+def key_id(workspace: Workspace) -> str:
+    """What tells the workspace's pseudonym key from others, and gives nothing of it away."""
+    return hmac.digest(workspace.pseudonym_key(), b"rwe history key id", "sha256").hex()[:16]
+
+
+def ledger_path(workspace: Workspace, study: str, refresh: str) -> Path:
+    """Where the ledger of a refresh lies, or would."""
+    folder: Path = workspace.private / "history" / study
+    return folder / f"{refresh}{_ENDING}{SUFFIX if workspace.cipher() else ''}"
+
+
+def release_ledger_path(workspace: Workspace, study: str, release: str) -> Path:
+    """Where the ledger of a release lies, or would."""
+    folder: Path = workspace.private / "history" / study / "releases"
+    return folder / f"{release}{_ENDING}{SUFFIX if workspace.cipher() else ''}"
+
+
+def write_ledger(workspace: Workspace, path: Path, ledger: Ledger) -> None:
+    """Write a ledger: complete or absent, readable by its owner only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stored = _Stored(
+        refresh=ledger.refresh,
+        key_id=ledger.key_id,
+        survival=_columns(ledger.survival, _SURVIVAL),
+        covariates=_columns(ledger.covariates, tuple(ledger.covariates.columns)),
+        changes=_columns(ledger.changes, _CHANGES),
+        excluded=ledger.excluded,
+        erased=ledger.erased,
+    )
+    content = zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(stored))
+    cipher = workspace.cipher()
+    if cipher is not None:
+        content = cipher.seal(content, place(path))
+    _write_synced(path, content)
+
+
+def read_ledger(workspace: Workspace, study: str, refresh: str) -> Ledger | None:
+    """The ledger of a refresh; None where it is not kept, or cannot be read (with another key, damaged)."""
+    return _read(workspace, ledger_path(workspace, study, refresh))
+
+
+def read_release_ledger(workspace: Workspace, study: str, release: str) -> Ledger | None:
+    """The ledger of a release; None as `read_ledger`."""
+    return _read(workspace, release_ledger_path(workspace, study, release))
+
+
+def retain(workspace: Workspace, study: str) -> None:
+    """Remove the ledgers of all but the newest refreshes of a study, and any that lie open where the
+    settings now name a key. Those of releases stay."""
+    folder = workspace.private / "history" / study
+    paths = sorted(p for p in folder.glob(f"*{_ENDING}*") if not p.name.startswith("."))
+    keep = workspace.settings.history.keep_ledgers
+    for path in paths[:-keep]:
+        path.unlink(missing_ok=True)
+    if workspace.cipher():
+        for path in folder.rglob(f"*{_ENDING}"):
+            path.unlink(missing_ok=True)
+
+
+def forget_erased(workspace: Workspace) -> int:
+    """Take everybody on the list of the erased out of every ledger; returns how many rows went.
+
+    A ledger that cannot be read is removed: nobody can say that they are not in it.
+    """
+    blocklist = open_blocklist(workspace)
+    if blocklist is None:
+        return 0
+    gone = 0
+    for stray in (workspace.private / "history").rglob(".*.part"):  # of a process that was killed
+        stray.unlink(missing_ok=True)
+    for path in _all(workspace):
+        ledger = _read(workspace, path)
+        if ledger is None:
+            path.unlink(missing_ok=True)
+            continue
+        kept, count = _without(ledger, blocklist.holds_pseudonym)
+        if kept is not None:
+            write_ledger(workspace, path, kept)
+            gone += count
+    return gone
+
+
+def who_and_events(ledger: Ledger) -> Ledger:
+    """No more than a release is counted by: who was in it, at which site, and who had an event."""
+    survival = ledger.survival.assign(
+        time_days=0, start_day=np.nan, salvage_start_day=np.nan, progression_day=np.nan, end_reason=None
+    )
+    nothing = ledger.changes.iloc[:0]
+    return replace(
+        ledger,
+        survival=survival,
+        covariates=pd.DataFrame(index=survival.index),
+        changes=nothing,
+        excluded={},
+    )
+
+
+def _without(ledger: Ledger, is_gone: Callable[[str], bool]) -> tuple[Ledger | None, int]:
+    """The ledger without the gone, and how many of the cohort went; None where nobody did."""
+    ids = {*ledger.survival["patient_id"], *ledger.changes["patient_id"], *ledger.excluded}
+    gone = {p for p in ids if is_gone(p)}
+    if not gone:
+        return None, 0
+    kept = ~ledger.survival["patient_id"].isin(gone)
+    count = int((~kept).sum())
+    changes = ledger.changes[~ledger.changes["patient_id"].isin(gone)]
+    return Ledger(
+        refresh=ledger.refresh,
+        key_id=ledger.key_id,
+        survival=ledger.survival[kept].reset_index(drop=True),
+        covariates=ledger.covariates[kept].reset_index(drop=True),
+        changes=changes.reset_index(drop=True),
+        excluded={p: step for p, step in ledger.excluded.items() if p not in gone},
+        erased=ledger.erased + count,
+    ), count
+
+
+def _all(workspace: Workspace) -> Iterator[Path]:
+    for pattern in (f"*/*{_ENDING}*", f"*/releases/*{_ENDING}*"):
+        yield from sorted((workspace.private / "history").glob(pattern))
+
+
+def _read(workspace: Workspace, path: Path) -> Ledger | None:
+    try:
+        content = path.read_bytes()
+        if path.name.endswith(SUFFIX):
+            cipher = workspace.cipher()
+            if cipher is None:
+                return None
+            content = cipher.unseal(content, place(path))
+        stored = msgspec.json.decode(zstandard.ZstdDecompressor().decompress(content), type=_Stored)
+    except (OSError, UnsealError, zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    survival = pd.DataFrame(stored.survival, columns=list(_SURVIVAL))
+    for name in ("start_day", "salvage_start_day", "progression_day"):
+        survival[name] = survival[name].astype(float)
+    changes = pd.DataFrame(stored.changes, columns=list(_CHANGES))
+    return Ledger(
+        refresh=stored.refresh,
+        key_id=stored.key_id,
+        survival=survival.astype({"time_days": int, "is_event": bool}),
+        covariates=pd.DataFrame(stored.covariates, index=survival.index, dtype=float),
+        changes=changes.astype({"day": int, "value": float}),
+        excluded=stored.excluded,
+        erased=stored.erased,
+    )
+
+
+def _columns(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Columns as plain lists; what is missing is null."""
+    absent = [n for n in names if n not in frame.columns]
+    if absent:
+        raise EvidenceError(f"the tables of the study lack {', '.join(absent)}")
+    return {n: [None if pd.isna(v) else v for v in frame[n].tolist()] for n in names}
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)

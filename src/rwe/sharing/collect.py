@@ -1,0 +1,319 @@
+"""`rwe collect`: what sites shared is verified and kept at the hub, the newest of each site.
+
+    WORKSPACE/shared/study=S/site=N/manifest.json · manifest.sig · TABLE.parquet     0700, 0600
+
+Tables are sealed (`.enc`) where the workspace is encrypted. Nothing of a share is believed before its
+signature is that of the pinned key; nothing in it becomes a path, SQL or code. A site that the hub extracts
+from itself is not taken as a share, too: its patients would count twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from rwe.config import Workspace
+from rwe.crypt import SUFFIX, UnsealError, place
+from rwe.errors import PartialError, RweError, UsageError
+from rwe.identity import pinned
+from rwe.lake.write import runs_in_lake
+from rwe.landing import list_runs
+from rwe.scratch import locked
+from rwe.sharing import frames
+from rwe.sharing.files import write_private
+from rwe.sharing.frames import ShareError, Tables, check_together, from_parquet
+from rwe.sharing.manifest import (
+    MANIFEST,
+    MOST_BYTES,
+    SIGNATURE,
+    Manifest,
+    TableEntry,
+    read_manifest,
+    verify,
+)
+from rwe.study import Study
+
+FOLDER: Final = "shared"
+_CLOCKS_DIFFER: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A share that is kept now. `is_new` is False where it was here already."""
+
+    site: str
+    study: str
+    share: str
+    created_at: datetime
+    patients: int
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class CollectedShare:
+    """A site's share as it is kept: of which tables `link` is gone once it was used."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    tables: Tables
+
+    @property
+    def site(self) -> str:
+        return self.manifest.site
+
+
+class PartlyCollectedError(PartialError):
+    """Some shares were taken, others were not. `results` are those that were."""
+
+    def __init__(self, results: Sequence[Collected], failures: Sequence[RweError]) -> None:
+        self.results = tuple(results)
+        super().__init__("; ".join(str(f).removesuffix(".") for f in failures))
+
+
+def collect(workspace: Workspace, folders: Sequence[Path], studies: Sequence[Study]) -> tuple[Collected, ...]:
+    """Take the shares in these folders, each a share or a folder of shares.
+
+    Raises UsageError where a folder holds none; the error of a share where none could be taken, and
+    PartlyCollectedError where some could: SignatureError, ShareError, UsageError without a pinned key.
+    """
+    results, failures = list[Collected](), list[RweError]()
+    for path in [p for folder in folders for p in _shares_in(folder)]:
+        try:
+            results.append(_take(workspace, path, studies))
+        except RweError as e:
+            failures.append(e)
+    if failures and not results and len(failures) == 1:
+        raise failures[0]
+    if failures and not results:
+        raise ShareError("; ".join(str(f).removesuffix(".") for f in failures))
+    if failures:
+        raise PartlyCollectedError(results, failures)
+    return tuple(results)
+
+
+def read_collected(workspace: Workspace, study: Study) -> tuple[CollectedShare, ...]:
+    """The shares kept of exactly this protocol, by site. Raises ShareError where one is not as it was taken,
+    or where the hub extracts from its site as well."""
+    found = []
+    for folder in sorted(_place(workspace, study.name, "*").parent.glob("site=*")):
+        name = folder.name.removeprefix("site=")
+        if name.startswith("."):
+            continue
+        _refuse_extracted(workspace, name)
+        manifest, content = _kept(workspace, study.name, name)
+        if manifest is not None and manifest.protocol_sha256 == study.protocol_sha256:
+            tables = _tables(workspace, folder, manifest)
+            found.append(CollectedShare(manifest, hashlib.sha256(content).hexdigest(), tables))
+    return tuple(found)
+
+
+def of_other_protocols(workspace: Workspace, study: Study) -> tuple[str, ...]:
+    """The sites whose kept share is of another protocol of this study, so that it is not analysed."""
+    names = []
+    for folder in sorted(_place(workspace, study.name, "*").parent.glob("site=*")):
+        manifest, _ = _kept(workspace, study.name, folder.name.removeprefix("site="))
+        if manifest is not None and manifest.protocol_sha256 != study.protocol_sha256:
+            names.append(manifest.site)
+    return tuple(names)
+
+
+def drop_links(workspace: Workspace, study: Study, site: str) -> None:
+    """Remove the link tokens of a kept share, after they were used."""
+    for name in ("link.parquet", f"link.parquet{SUFFIX}"):
+        (_place(workspace, study.name, site) / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def collecting(workspace: Workspace) -> Iterator[None]:
+    """Hold the kept shares: nobody else takes or links any meanwhile."""
+    folder = workspace.root / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with locked(folder / ".lock"):
+        yield
+
+
+def put(workspace: Workspace, path: Path, content: bytes, *, bound_to: Path | None = None) -> Path:
+    """Write a new file of the kept shares, sealed where the workspace is encrypted; returns its path.
+
+    `bound_to` is where it will lie, if that is elsewhere.
+    """
+    cipher = workspace.cipher()
+    final = path.with_name(path.name + SUFFIX) if cipher else path
+    write_private(final, cipher.seal(content, _bound(bound_to or path)) if cipher else content)
+    return final
+
+
+def get(workspace: Workspace, path: Path) -> bytes | None:
+    """What `put` wrote; None where there is nothing. Raises ShareError where it cannot be read."""
+    sealed = path.with_name(path.name + SUFFIX)
+    try:
+        if sealed.is_file():
+            cipher = workspace.cipher()
+            if cipher is None:
+                raise UnsealError("no key is set")
+            return cipher.unseal(sealed.read_bytes(), _bound(path))
+        return path.read_bytes() if path.is_file() else None
+    except (OSError, UnsealError):
+        raise ShareError(
+            "a kept share cannot be read", where=f"{path.parent.name}/{path.name}", advice="collect it again"
+        ) from None
+
+
+def _bound(path: Path) -> str:
+    """What a sealed file is bound to; while it is written its folder has another name."""
+    folder = path.parent.name.removeprefix(".").removesuffix(".part")
+    return place(path.parent.with_name(folder) / path.name)
+
+
+def _shares_in(folder: Path) -> list[Path]:
+    folder = folder.expanduser()
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    found = sorted(p.parent for p in folder.glob(f"share=*/{MANIFEST}"))
+    if not found:
+        raise UsageError(
+            "there is no share here", where=str(folder), advice="name a folder that `rwe share` wrote"
+        )
+    return found
+
+
+def _take(workspace: Workspace, path: Path, studies: Sequence[Study]) -> Collected:
+    where = path.name
+    content = _read(path / MANIFEST, MOST_BYTES, where)
+    manifest = read_manifest(content, where)
+    verify(content, _read(path / SIGNATURE, MOST_BYTES, where), pinned(workspace, manifest.site), where)
+    _refuse_other_protocol(manifest, studies, where)
+    _refuse_extracted(workspace, manifest.site)
+    if manifest.created_at > datetime.now(UTC) + _CLOCKS_DIFFER:
+        raise ShareError("the share was made in the future", where=where, advice="set the site's clock")
+    files = {n: _file(path / f"{n}.parquet", entry, where) for n, entry in manifest.tables.items()}
+    tables = Tables({n: _table(n, raw, manifest.tables[n], where) for n, raw in files.items()})
+    check_together(tables, where)
+    if tables.content_sha256() != manifest.content_sha256:
+        raise ShareError("the content is not what the manifest says", where=where)
+    with collecting(workspace):
+        before, _ = _kept(workspace, manifest.study, manifest.site)
+        if before is not None and before.created_at > manifest.created_at:
+            raise ShareError(
+                f"a newer share of {manifest.site} is here, of {before.created_at:%Y-%m-%d %H:%M} UTC",
+                where=where,
+            )
+        is_new = before is None or before.share != manifest.share
+        if is_new:
+            _keep(workspace, manifest, {**files, MANIFEST: content})
+    return Collected(
+        site=manifest.site,
+        study=manifest.study,
+        share=manifest.share,
+        created_at=manifest.created_at,
+        patients=tables["survival"].num_rows,
+        is_new=is_new,
+    )
+
+
+def _refuse_other_protocol(manifest: Manifest, studies: Sequence[Study], where: str) -> None:
+    study = next((s for s in studies if s.name == manifest.study), None)
+    if study is None:
+        raise ShareError("it is of a study that this hub does not have", where=where, advice="add its file")
+    if study.protocol_sha256 != manifest.protocol_sha256:
+        raise ShareError(
+            f"it is of another protocol of {study.name} than the hub's version {study.protocol.version}",
+            where=where,
+            advice="give hub and site the same study file and code lists, and share anew",
+        )
+
+
+def _refuse_extracted(workspace: Workspace, site: str) -> None:
+    landed = any(True for _ in list_runs(workspace.landing, site)) if workspace.landing.is_dir() else False
+    if landed or any(r.site == site for r in runs_in_lake(workspace)):
+        raise ShareError(
+            "the hub extracts from this site itself, so its share would count its patients twice",
+            where=f"site {site}",
+            advice="give the one or the other: share it under its own name, or do not extract from it here",
+        )
+
+
+def _read(path: Path, most: int, where: str) -> bytes:
+    try:
+        if path.is_symlink() or path.stat().st_size > most:
+            raise ShareError(f"{path.name} is too large, or a link", where=where)
+        return path.read_bytes()
+    except OSError:
+        raise ShareError(f"{path.name} is missing or cannot be read", where=where) from None
+
+
+def _file(path: Path, entry: TableEntry, where: str) -> bytes:
+    raw = _read(path, frames.MOST_BYTES, where)
+    if hashlib.sha256(raw).hexdigest() != entry.sha256:
+        raise ShareError(
+            f"{path.name} is not the file that was signed", where=where, advice="ask for the share again"
+        )
+    return raw
+
+
+def _table(name: str, raw: bytes, entry: TableEntry, where: str) -> pa.Table:
+    table = from_parquet(name, raw, where)
+    if table.num_rows != entry.rows:
+        raise ShareError(f"the table {name} has not the rows that the manifest says", where=where)
+    return table
+
+
+def _place(workspace: Workspace, study: str, site: str) -> Path:
+    path: Path = workspace.root / FOLDER / f"study={study}" / f"site={site}"
+    return path
+
+
+def _keep(workspace: Workspace, manifest: Manifest, files: dict[str, bytes]) -> None:
+    """Put a share in the place of the one before. Killed at any moment, one of the two is there, whole."""
+    final = _place(workspace, manifest.study, manifest.site)
+    part, old = final.with_name(f".{final.name}.part"), final.with_name(f".{final.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    final.parent.mkdir(mode=0o700, exist_ok=True)
+    part.mkdir(mode=0o700)
+    for name, content in files.items():
+        if name == MANIFEST:
+            write_private(part / name, content)
+        else:
+            put(workspace, part / f"{name}.parquet", content)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _kept(workspace: Workspace, study: str, site: str) -> tuple[Manifest | None, bytes]:
+    """The manifest of a kept share; that of before where a collection was killed while it swapped them."""
+    final = _place(workspace, study, site)
+    old = final.with_name(f".{final.name}.old")
+    if old.exists() and not final.exists():
+        old.rename(final)
+    path = final / MANIFEST
+    if not path.is_file():
+        return None, b""
+    content = _read(path, MOST_BYTES, f"site {site}")
+    return read_manifest(content, f"site {site}"), content
+
+
+def _tables(workspace: Workspace, folder: Path, manifest: Manifest) -> Tables:
+    found = {}
+    for name, entry in manifest.tables.items():
+        raw = get(workspace, folder / f"{name}.parquet")
+        if raw is None and name in frames.OPTIONAL:
+            continue
+        if raw is None or hashlib.sha256(raw).hexdigest() != entry.sha256:
+            raise ShareError(
+                f"the table {name} is not as it was collected",
+                where=f"site {manifest.site}",
+                advice="collect it again",
+            )
+        found[name] = from_parquet(name, raw, f"site {manifest.site}")
+    return Tables(found)

@@ -1,0 +1,33 @@
+"""What both ends of a share need: the pseudonyms of a study, and files that nobody else reads."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rwe.config import Workspace
+from rwe.study import Study
+
+_PSEUDONYM_CHARS: Final = 32
+
+
+def shared_pseudonym(workspace: Workspace, study: Study, site: str) -> Callable[[str], str]:
+    """A function from the site's own pseudonyms to those of a study's shares.
+
+    The same each time, another for another study or protocol, not to be turned back without the site's key.
+    """
+    purpose = f"rwe share|{study.name}|{study.protocol_sha256}|{site}".encode()
+    key = hmac.digest(workspace.pseudonym_key(), purpose, "sha256")
+    return lambda own: hmac.digest(key, own.encode(), "sha256").hex()[:_PSEUDONYM_CHARS]
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """A new file of mode 0600, synced. Raises OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())

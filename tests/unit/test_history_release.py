@@ -1,0 +1,253 @@
+"""Releases: what leaves is rounded and names nothing private; two never differ by fewer than the minimum."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rwe.analyse import analyse
+from rwe.cli import app
+from rwe.config import open_workspace
+from rwe.errors import EvidenceError
+from rwe.evidence.contract import Evidence, read_evidence
+from rwe.evidence.outward import outward
+from rwe.evidence.small_cells import rounded_km, significant
+from rwe.history.ledger import read_release_ledger, release_ledger_path
+from rwe.history.release import release, releases
+from rwe.report.page import render_report
+from rwe.small_cells import midpoint_6
+from tests.integration.cohort_nights import STUDY, Person, people
+from tests.unit import evidence_example as example
+from tests.unit.history_tables import Nights, tables
+
+FIRST = people(40)
+
+
+@pytest.fixture
+def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
+    made = Nights(tmp_path, monkeypatch)
+    monkeypatch.setattr("rwe.history.release.write_report", lambda _, page: page.write_text("a report"))
+    made.now = tables(FIRST)
+    return made
+
+
+def try_release(nights: Nights, persons: list[Person]) -> bool:
+    """A night, and whether its release was made."""
+    nights.now = tables(persons)
+    analyse(nights.workspace, nights.study)
+    before = releases(nights.workspace, STUDY)
+    try:
+        release(nights.workspace, STUDY)
+    except EvidenceError as e:
+        refused = str(e)
+    else:
+        return True
+    assert "a release takes 10 and 5" in refused
+    assert releases(nights.workspace, STUDY) == before
+    return False
+
+
+def test_two_releases_never_differ_by_fewer_than_the_minimum(nights: Nights) -> None:
+    """The attack: every night somebody asks for a release, to subtract yesterday's. Patients come one by one,
+    some die, some are gone again, some come back."""
+    rng = np.random.default_rng(11)
+    pool, here = people(90, seed=21), people(90, seed=21)[:30]
+    out: list[dict[str, bool]] = []
+    for _ in range(14):
+        new = pool[len(here) : len(here) + int(rng.integers(1, 6))]
+        here = [
+            replace(p, seen=p.seen + 30, died=p.seen + 30) if p.died is None and rng.random() < 0.03 else p
+            for p in [*here, *new]
+        ]
+        shown = [p for p in here if rng.random() > 0.02]
+        if try_release(nights, shown):
+            out.append({p.name: p.died is not None for p in shown})
+    assert 2 <= len(out) <= 8, "some are made and most nights are refused"
+    for then, now in itertools.combinations(out, 2):
+        assert len(now.keys() - then.keys()) >= 10
+        assert sum(died and not then.get(name, False) for name, died in now.items()) >= 5
+
+
+def test_a_protocol_narrowed_by_one_patient_is_no_way_round(nights: Nights) -> None:
+    """A study asked once more without the patient who is looked for: subtract, and there the patient is."""
+    assert try_release(nights, FIRST)
+    nights.asking(landmarks=[45])
+    assert not try_release(nights, FIRST[1:])
+
+
+def test_nor_are_others_in_between(nights: Nights) -> None:
+    """A, then wholly other patients, then A without one: against the last release all are new."""
+    assert try_release(nights, FIRST)
+    assert try_release(nights, people(40, seed=5, first=500))
+    assert not try_release(nights, FIRST[1:])
+
+
+def test_new_patients_without_new_events_wait(nights: Nights) -> None:
+    alive = [replace(p, died=None) for p in people(20, seed=6, first=600)]
+    assert try_release(nights, FIRST)
+    assert not try_release(nights, [*FIRST, *alive])
+
+
+def test_a_study_of_few_is_not_released_at_all(nights: Nights) -> None:
+    assert not try_release(nights, FIRST[:9])
+
+
+def test_the_minimum_is_the_workspaces_setting(nights: Nights) -> None:
+    path = nights.workspace.root / "rwe.yaml"
+    text = path.read_text().replace("min_new_patients: 10", "min_new_patients: 1")
+    path.write_text(text.replace("min_new_events: 5", "min_new_events: 1"))
+    nights.workspace = open_workspace(nights.workspace.root)
+    assert try_release(nights, FIRST)
+    dead = next(p for p in people(20, seed=7, first=700) if p.died is not None)
+    assert try_release(nights, [*FIRST, dead])
+
+
+def test_without_the_ledger_of_an_earlier_release_nothing_leaves(nights: Nights) -> None:
+    """Nobody can tell any more how near the next one is."""
+    assert try_release(nights, FIRST)
+    made = releases(nights.workspace, STUDY)[0].name
+    release_ledger_path(nights.workspace, STUDY, made).unlink()
+    nights.now = tables([*FIRST, *people(40, seed=9, first=900)])
+    analyse(nights.workspace, nights.study)
+    with pytest.raises(EvidenceError, match="cannot be told"):
+        release(nights.workspace, STUDY)
+
+
+def test_an_altered_refresh_is_not_released(nights: Nights) -> None:
+    path = analyse(nights.workspace, nights.study).path
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"n": 40', '"n": 4000'))
+    with pytest.raises(EvidenceError, match="was changed since it was written"):
+        release(nights.workspace, STUDY)
+
+
+def test_a_release_names_nothing_private_and_is_sealed(nights: Nights) -> None:
+    refresh = analyse(nights.workspace, nights.study)
+    made = release(nights.workspace, STUDY)
+    manifest = json.loads((refresh.path.parent / "manifest.json").read_text())
+    private = {
+        refresh.refresh,
+        refresh.evidence.refresh.content_sha256,
+        manifest["inputs"]["tables_sha256"],
+        *(p.name for p in FIRST),
+    }
+    for path in made.folder.iterdir():
+        assert not [word for word in private if word in path.read_text()], path.name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    kept = read_release_ledger(nights.workspace, STUDY, made.release)
+    assert kept is not None
+    assert set(kept.survival["patient_id"]) == {p.name for p in FIRST}
+    assert kept.survival["start_day"].isna().all(), "no more than who and whether an event"
+    assert kept.covariates.empty
+
+
+def test_the_history_of_a_release_is_that_of_releases(nights: Nights) -> None:
+    assert try_release(nights, FIRST)
+    assert not try_release(nights, [*FIRST, *people(2, seed=3, first=100)])
+    assert try_release(nights, [*FIRST, *people(30, seed=3, first=100)])
+    found = [read_evidence(f / "evidence.json") for f in releases(nights.workspace, STUDY)]
+    assert found[-1].history is not None
+    looks = found[-1].history.looks
+    assert [look.refresh for look in looks] == [e.refresh.id for e in found]
+    assert [look.number for look in looks] == [1, 3], "the look between is counted, not shown"
+    assert found[-1].history.change is None
+    assert found[-1].history.repeated is not None
+    assert found[-1].history.repeated.information is None
+
+
+def whole() -> Evidence:
+    return outward(example.evidence(), "r", example.evidence().refresh.created_at, None)
+
+
+def numbers_of(document: object, path: str = "") -> dict[str, object]:
+    """Every leaf of a JSON document by its path."""
+    if isinstance(document, dict):
+        return {
+            k: v for name, part in document.items() for k, v in numbers_of(part, f"{path}/{name}").items()
+        }
+    if isinstance(document, list):
+        return {k: v for i, part in enumerate(document) for k, v in numbers_of(part, f"{path}/{i}").items()}
+    return {path: document}
+
+
+def test_every_count_that_leaves_is_rounded() -> None:
+    """Counts are whole numbers under names that count; all are 0 or a midpoint of six."""
+    leaves = numbers_of(
+        json.loads(whole().model_dump_json(exclude={"protocol", "codelists", "protocol_lock"}))
+    )
+    named = re.compile(
+        r"/(n|events|missing|patients|n_before|n_excluded|n_after|at_risk|starters|patients_at_risk"
+        r"|started_after_\w+|resumed_after_\w+|(n|events|deaths)_by_strategy/\w+|end_of_follow_up/\w+)$"
+    )
+    counts = {k: v for k, v in leaves.items() if named.search(k)}
+    assert len(counts) > 100
+    wrong = {k: v for k, v in counts.items() if not isinstance(v, int) or (v and v % 6 not in (0, 3))}
+    assert not wrong
+    exact = {k: v for k, v in counts.items() if not k.startswith("/curves/") and v and v % 6 != 3}
+    assert not exact, "only the increments of a curve are multiples of six"
+
+
+def test_what_is_of_single_sites_or_patients_stays_inside() -> None:
+    found = whole()
+    assert not [e for e in found.estimates if e.site is not None]
+    assert not [c for c in found.curves if c.site is not None]
+    assert found.runs == []
+    assert found.kinetics is None
+    assert found.refresh.content_sha256 == "withheld"
+    assert all(not s.resources and s.last_updated is None for s in found.sites)
+    assert not [e for e in found.estimates if e.coefficients or e.expected_by_strategy or e.variance]
+    inside = {s for e in example.evidence().estimates for s in e.warnings if re.search(r"\d", s)}
+    outside = {s for e in found.estimates for s in e.warnings}
+    assert inside
+    assert not inside & outside
+
+
+def test_a_released_page_reads() -> None:
+    page = render_report(whole())
+    assert "Release: prepared to leave the sites" in page
+    assert "counts are rounded to the midpoints of sixes" in page
+
+
+@pytest.mark.parametrize(("exact", "rounded"), [(0, 0), (1, 3), (6, 3), (7, 9), (12, 9), (13, 15)])
+def test_midpoint_six(exact: int, rounded: int) -> None:
+    assert midpoint_6(exact) == rounded
+
+
+def test_a_curve_steps_only_where_the_rounded_events_do() -> None:
+    """By hand: one death a day among 20. Rounded deaths are 3 from the first, 9 from the seventh; at risk 21
+    and 15. 1 - 3/21 = 0.857142…, times 1 - 6/15 = 0.514285…"""
+    steps = rounded_km(list(range(1, 13)), list(range(20, 8, -1)), [1] * 12)
+    assert [(s.time_days, s.at_risk, s.events) for s in steps] == [(1, 21, 3), (7, 15, 6)]
+    assert [s.survival for s in steps] == pytest.approx([18 / 21, 18 / 21 * 9 / 15])
+
+
+def test_two_cohorts_that_differ_by_one_death_give_one_curve() -> None:
+    """A death on day 5 that was not there yesterday, in the middle of a six."""
+    days, at_risk = list(range(1, 9)), list(range(60, 52, -1))
+    yesterday = rounded_km(days, at_risk, [1, 1, 0, 0, 0, 0, 0, 0])
+    assert rounded_km(days, at_risk, [1, 1, 0, 0, 1, 0, 0, 0]) == yesterday
+
+
+def test_significant_digits() -> None:
+    assert significant(0.123456) == 0.123
+    assert significant(98765.0, 2) == 99000.0
+    assert significant(0.0) == 0.0
+
+
+def test_the_command_says_what_is_missing(nights: Nights) -> None:
+    root = str(nights.workspace.root)
+    analyse(nights.workspace, nights.study)
+    first = CliRunner().invoke(app, ["release", STUDY, "-w", root])
+    assert first.exit_code == 0
+    assert "Release 1: " in first.output
+    again = CliRunner().invoke(app, ["release", STUDY, "-w", root])
+    assert isinstance(again.exception, EvidenceError)
+    assert "0 patients and 0 events are new since release" in str(again.exception)
