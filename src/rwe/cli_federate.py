@@ -224,6 +224,43 @@ def _show_result(result: FederatedResult) -> None:
         terminal.say(terminal.out, f"Note: {warning}")
 
 
+@federate_app.command("send")
+def federate_send(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A request or an answer of this workspace.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Put a request or an answer into the drop folder, once you have looked at it.
+
+    Example: rwe federate send outbox/answer-00-0123456789abcdef.json
+    """
+    from rwe.federate import drop
+
+    opened = open_chosen(workspace)
+    with audited(opened, "federate send"):
+        name = drop.send(opened, file)
+    terminal.say(terminal.out, f"Sent as {name}")
+
+
+@federate_app.command("fetch")
+def federate_fetch(
+    study: StudyArgument,
+    to: _ToOption,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Get the hub's request, or (at the hub) the sites' answers, from the drop folder.
+
+    Example: rwe federate fetch lenalidomide_after_car_t --to inbox
+    """
+    from rwe.federate import drop
+
+    opened = open_chosen(workspace)
+    found = drop.fetch(opened, find_study(study, opened.studies).name, to)
+    for path in found:
+        terminal.say(terminal.out, f"Fetched {path}")
+    if not found:
+        terminal.out.print("There is nothing to fetch yet.")
+
+
 @federate_app.command("status")
 def federate_status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """What this workspace asked for as a hub, and answered and approved as a site.

@@ -100,6 +100,9 @@ def _show_outgoing(going: Outgoing) -> None:
 
 def _said(going: Outgoing) -> list[str]:
     said = ["Patients have pseudonyms made for this study; the site's own stay here."]
+    names = sorted(set(going.tables["covariate"]["covariate"].to_pylist()))
+    if names:
+        said.append(f"Covariates at index: {', '.join(names)}.")
     if going.dates == "anchored":
         said.append("No date leaves: days count from the index event, ages are whole years.")
     else:

@@ -47,6 +47,18 @@ validation: sample
 # whatever is done: extract, import, build, analyse, report. No number: null.
 approval: null
 
+# When things run by themselves, once `rwe deploy` has told Prefect (deploy/README.md). Cron of five fields.
+schedule:
+  nightly: "0 1 * * *"      # by the clock of each site
+  reconcile: "0 3 * * 0"    # everything anew, so that what is gone is found; null: only by hand
+  refresh: "0 7 * * *"      # by the clock of time_zone; waits for sites whose night is not over
+  time_zone: UTC
+  refresh_deadline_hours: 2 # so long; then it goes on with the sites that arrived
+  time_budget_hours: 5      # after so long a site's night sends no further request
+  stale_after_hours: 50     # an older complete night is told of
+  # also: retries, retry_minutes, sites_at_once, moved_log, report_url, work_pool: {{name, kind}}
+  # notify: {{webhook_file: /etc/rwe/webhook}}    # or webhook_env, or block: sendgrid-email/rwe
+
 # One entry a hospital. Credentials never belong here. To use the example below, take the braces away and
 # remove `# ` from its lines. A site that hands over files needs no base_url: `rwe import DIR --site NAME`
 # adds it.
@@ -92,6 +104,7 @@ sites: {{}}
 #     security_labels: {{exclude: [R, V, 42CFRPart2]}}        # HTEST never enters
 #     opt_out_file: /etc/rwe/charite-opt-out.txt      # one Patient id of the server a line
 #
+#     schedule: {{nightly: "30 2 * * *"}}       # also: reconcile, time_budget_hours, stale_after_hours
 #     code_map: charite-codes.csv     # local codes to standard ones, or a ConceptMap as JSON
 #     permitted_texts: charite-texts.txt        # values of valueString that may enter the lake, one a line
 #

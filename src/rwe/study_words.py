@@ -24,6 +24,12 @@ from rwe.study import (
     Window,
 )
 from rwe.study.analyses import OPTIONS
+from rwe.study.grid import (
+    CensoringChange,
+    RuleChange,
+    TiersChange,
+    analysis_of,
+)
 from rwe.study.parts import ChartReviews
 
 _TIERS = {
@@ -56,6 +62,11 @@ _ANALYSES: dict[AnalysisName, str] = {
     "sequential_trials": "sequential target trials (one begins on each day that somebody starts)",
     "marginal_structural_model": "marginal structural model (weighted for what changes over time)",
 }
+_UNDATED = {
+    "exclude": "are excluded, and counted in the attrition",
+    "last_contact": "count as deaths on their last contact",
+}
+_CARRY_WEIGHTS = ("time_dependent_cox", "clone_censor_weight", "marginal_structural_model")
 _WEIGHTED = frozenset({"clone_censor_weight", "marginal_structural_model", "landmark_weighting"})
 STATUS_ADJUSTED = (
     "Status after the start is adjusted for: an effect through delaying progression is not part of this "
@@ -121,6 +132,8 @@ def explain(study: Study) -> dict[str, list[str]]:
             f"{g.name}: {g.covariate} below {g.cut:g}, and {g.cut:g} and above; with a test of interaction."
             for g in p.subgroups
         ]
+    if p.sensitivity_grid:
+        sections["Sensitivity grid"] = [_change(c, p) for c in p.sensitivity_grid]
     if p.chart_review:
         sections["Chart review"] = _reviews(p.chart_review)
     sections["Analyses"] = [_analysis(a, p) for a in p.analyses]
@@ -130,10 +143,6 @@ def explain(study: Study) -> dict[str, list[str]]:
 
 def _outcome(study: Study) -> list[str]:
     p = study.protocol
-    undated = {
-        "exclude": "are excluded, and counted in the attrition",
-        "last_contact": "count as deaths on their last contact",
-    }
     incomplete = {
         "exclude": "are excluded",
         "midpoint": "lie in its middle, but never before the last contact",
@@ -144,7 +153,7 @@ def _outcome(study: Study) -> list[str]:
         "whichever is first."
         if composite
         else "Overall survival: days from day 0 to death from any cause.",
-        f"Deaths on no known day {undated[p.outcome.death_without_date]}.",
+        f"Deaths on no known day {_UNDATED[p.outcome.death_without_date]}.",
         f"Deaths known to the month or year {incomplete[p.outcome.incomplete_death_date]}.",
         "The living are censored at their last recorded care (encounters, procedures, medication)."
         if p.censoring.rule == "last_activity"
@@ -154,9 +163,44 @@ def _outcome(study: Study) -> list[str]:
         handled = {
             "treatment_policy": "follow-up goes on (treatment policy)",
             "composite": "it counts as the outcome (composite)",
+            "censored_with_weights": "follow-up ends, and whoever goes on is weighted by the inverse "
+            f"probability of not having had it, given exposure and {', '.join(e.weighted_for)}",
         }[e.handling]
         words.append(f"After {e.name} ({_codes(study, e.codelist)} as {' or '.join(e.sources)}) {handled}.")
     return words
+
+
+def _change(change: RuleChange, p: Protocol) -> str:
+    """One entry of the sensitivity grid, and the analysis that is rerun under it."""
+    rerun = analysis_of(change.rule, p.analyses)
+    kind = "" if rerun is None else rerun.analysis.replace("_", " ")
+    which = f"the primary analysis ({kind})" if rerun is not None and rerun.role == "primary" else kind
+    return f"{_changed_rule(change, p)}: {which} is rerun."
+
+
+def _changed_rule(change: RuleChange, p: Protocol) -> str:
+    if isinstance(change, TiersChange):
+        return "Only " + ", ".join(_TIERS[t] for t in change.value) + " count as evidence"
+    if isinstance(change, CensoringChange):
+        return _censored_otherwise(change, p)
+    value = change.words()
+    days = "1 day" if value == "1" else f"{value} days"
+    return {
+        "death_without_date": f"Deaths on no known day {_UNDATED.get(value, '')}",
+        "gap_days": f"Records at most {days} apart are one episode",
+        "grace_days": f"Grace of {days} instead of {_days(p.strategies.treated.grace_days)}",
+        "landmark": f"From the landmark of day {value}",
+        "salvage": "A first start after progression counts as a start",
+        "lag_days": f"Exposed only from {days} after the start on",
+    }[change.rule]
+
+
+def _censored_otherwise(change: CensoringChange, p: Protocol) -> str:
+    if change.value == "last_activity":
+        return "The living are censored at their last recorded care"
+    day = change.data_cutoff or p.censoring.data_cutoff
+    until = f"on {day}" if day else "on the day until which the records of every site reach"
+    return f"The living are censored {until}, and whoever is not recorded as dead by then is alive"
 
 
 def _criterion(study: Study, c: Criterion) -> str:
@@ -291,6 +335,14 @@ def _caveats(study: Study) -> list[str]:
         words.append(
             "Note: censoring on one known day lets a reader of anchored dates find the calendar again."
         )
+    if p.censoring_events():
+        names = ", ".join(e.name for e in p.censoring_events())
+        others = sorted({a.analysis for a in p.analyses} - set(_CARRY_WEIGHTS))
+        if others:
+            words.append(
+                f"Note: follow-up ends at {names}, and only {', '.join(_CARRY_WEIGHTS)} carry weights for "
+                f"that: {', '.join(others)} will be refused."
+            )
     if "request" in p.exposure.tiers:
         words.append("Note: orders count as exposure; an order does not show that the drug was taken.")
     return words

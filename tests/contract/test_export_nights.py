@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rwe import id_sets
 from rwe.config import Workspace
 from rwe.extract import ExtractionResult, PartlyLandedError, extract_site
 from rwe.landing import DELETED
@@ -22,6 +23,13 @@ from tests.contract.nights import departures, lake_rows, patients_of, the_study,
 
 SPEC = HospitalSpec("north", "a", patients=8, seed=3)
 EXPORT = {"route": "export", "export_level": "patient", "min_export_interval_hours": 0}
+
+
+@pytest.fixture(autouse=True)
+def ids_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids lie on disk, as those of a big site do, and are compared in slices."""
+    for name in ("_HELD", "_COMPARED", "_PORTION"):
+        monkeypatch.setattr(id_sets, name, 50)
 
 
 @pytest.fixture

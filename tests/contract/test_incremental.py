@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from rwe import id_sets
 from rwe.config import Workspace
 from rwe.extract import ExtractionResult, extract_site
 from rwe.lake.pseudonyms import Pseudonymiser
@@ -32,6 +33,13 @@ from tests.contract.nights import (
 )
 
 SPEC = HospitalSpec("north", "a", patients=14, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def ids_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids lie on disk, as those of a big site do, and are compared in slices."""
+    for name in ("_HELD", "_COMPARED", "_PORTION"):
+        monkeypatch.setattr(id_sets, name, 50)
 
 
 @pytest.fixture

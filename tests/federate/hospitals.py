@@ -16,7 +16,7 @@ import pandas as pd
 
 from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.federate import hub, site
-from rwe.federate.documents import Mode
+from rwe.federate.documents import Mode, SignedAnswer, read_answer
 from rwe.federate.result import FederatedResult
 from rwe.federate.site import own_tables
 from rwe.identity import make_identity, pin, read_identity
@@ -116,7 +116,7 @@ STUDY_TEXTS = {
 """,
     ),
     "nested": study_text(
-        "nested", eligibility="eligibility:\n  - {name: not_the_oldest, kind: age_at_index, max_years: 75}\n"
+        "nested", eligibility="eligibility:\n  - {name: not_the_oldest, kind: age_at_index, max_years: 78}\n"
     ),
 }
 
@@ -153,6 +153,16 @@ def run_refresh(
         if isinstance(found, FederatedResult):
             return found
         asked = found
+
+
+def answer_in(post: Path, refresh: str, step: int, name: str) -> SignedAnswer:
+    """The answer of a site to a step, among the files that went between hub and sites."""
+    (found,) = (
+        read_answer(p)
+        for p in post.glob(f"answer-{step:02d}-*.json")
+        if (d := read_answer(p).document).refresh == refresh and d.site == name
+    )
+    return found
 
 
 _LOOP = """

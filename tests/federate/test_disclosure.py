@@ -21,7 +21,7 @@ from rwe.federate.site import own_tables
 from rwe.federate.sums import site_rows, site_sums
 from rwe.identity import read_identity
 from rwe.study import Study
-from tests.federate.hospitals import NO_MINIMUM, THREE, Hospitals, approve_everywhere
+from tests.federate.hospitals import NO_MINIMUM, THREE, Hospitals, answer_in, approve_everywhere
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 
@@ -180,7 +180,7 @@ def test_omitting_one_mask_breaks_the_total(hospitals: Hospitals, post: Path) ->
     for name in THREE:
         stream = without if name == "siteA" else keystream
         site.answer(made.workspace(name), asked.path, post, stream=stream)
-    answers = [read_answer(post / f"three_sites.{asked.refresh}.answer.0.{n}.json") for n in THREE]
+    answers = [answer_in(post, asked.refresh, 0, n) for n in THREE]
     broken = guards.total_of(answers, make_plan(made.study(), 0), 0)
     columns = zip(*(encoded(made, name, request) for name in THREE), strict=True)
     true = [fixed_point.total(numbers) for numbers in columns]
@@ -199,4 +199,4 @@ def test_one_masked_answer_looks_like_chance(hospitals: Hospitals, post: Path) -
     digits = Counter("".join(masked.values()))
     expected = sum(digits.values()) / 16
     chi_square = sum((digits[d] - expected) ** 2 / expected for d in "0123456789abcdef")
-    assert chi_square < 50  # 15 degrees of freedom: passed by chance in all but 1 of 80,000
+    assert chi_square < 75  # 15 degrees of freedom: chance exceeds it once in 10^9

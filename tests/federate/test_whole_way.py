@@ -30,6 +30,7 @@ from tests.federate.hospitals import (
     THREE,
     Hospitals,
     Party,
+    answer_in,
     approve_everywhere,
     parties,
     run_refresh,
@@ -146,7 +147,7 @@ def test_masked_sums_give_the_pooled_estimate(
 def test_only_masked_numbers_left_the_sites(masked: dict[str, Ended], copied: Hospitals) -> None:
     patients = set(copied.cohort(FOUR).patients["patient_id"])
     for ended in masked.values():
-        answers = [read_answer(p).document for p in ended.post.glob("*.answer.*.json")]
+        answers = [read_answer(p).document for p in ended.post.glob("answer-*.json")]
         assert len(answers) == ended.result.steps * len(ended.result.sites)
         assert all(a.masked and not a.plain for a in answers)
         text = "".join(p.read_text() for p in ended.post.iterdir())
@@ -177,7 +178,7 @@ def test_plain_sums_of_each_site_are_those_of_r_and_masked_is_plain_to_the_last_
 def _same_sums(post: Path, result: FederatedResult, step: int, r: dict[str, Any], tolerance: float) -> None:
     names = ("exposed", "age", "ecog")
     for site in FOUR:
-        plain = read_answer(post / f"three_sites.{result.refresh}.answer.{step}.{site}.json").document.plain
+        plain = answer_in(post, result.refresh, step, site).document.plain
         score = [plain[f"score[{a}]"] for a in names]
         assert score == pytest.approx(r[site]["score"], abs=tolerance)
         for i, a in enumerate(names):

@@ -264,3 +264,22 @@ def test_three_sites_stratified_and_not(tmp_path: Path) -> None:
         options = {"adjusted": ("age", "ecog"), "ties": ties}
         same_cox(find(evidence, "time_dependent_cox", stratified=True, **options), r["stratified_ABC"])
         same_cox(find(evidence, "time_dependent_cox", **options), r["unstratified_ABC"])
+
+
+_META = {"FE": "common", "DL": "dl", "REML": "reml"}
+_INTERVAL = {"": "wald", "HKSJ": "hksj", "HKSJ_adhoc": "hksj_adhoc"}
+
+
+@pytest.mark.parametrize(
+    "key", ["FE", *(m + i for m in ("DL", "REML") for i in ("", "_HKSJ", "_HKSJ_adhoc"))]
+)
+def test_the_sites_are_put_together_as_metafor_does(sites_abcd: Evidence, key: str) -> None:
+    """Of sites A, B and C: D has no estimate, and counts otherwise."""
+    r = expected("e_three_sites")["meta_ABC"][key]
+    found = sites_abcd.synthesis
+    assert found is not None
+    model, _, interval = key.partition("_")
+    (m,) = [m for m in found.meta if (m.model, m.interval) == (_META[model], _INTERVAL[interval])]
+    assert (m.log_estimate, m.se, m.tau2) == pytest.approx((r["log_hr"], r["se"], r["tau2"]), abs=1e-5)
+    assert (m.ci_low, m.ci_high, m.p_value) == pytest.approx((r["lo"], r["hi"], r["p"]), rel=1e-5)
+    assert [s.counted for s in found.sites] == ["inverse_variance"] * 3 + ["likelihood"]

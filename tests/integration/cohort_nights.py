@@ -108,10 +108,10 @@ def write_study(folder: Path, **changes: Any) -> Study:
     return load_study(path)
 
 
-def begin(folder: Path, persons: Iterable[Person]) -> tuple[Workspace, Study]:
-    """A workspace with the study and a first night."""
+def begin(folder: Path, persons: Iterable[Person], **changes: Any) -> tuple[Workspace, Study]:
+    """A workspace with the study (and other fields of it) and a first night."""
     workspace = new_workspace(folder)
-    study = write_study(workspace.studies)
+    study = write_study(workspace.studies, **changes)
     night(workspace, study, persons)
     return workspace, study
 

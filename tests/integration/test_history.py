@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +16,17 @@ from rwe.keeping.erase import erase
 from rwe.keeping.search import Sought, files_with
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.study import Study
-from tests.integration.cohort_nights import STUDY, Person, begin, night, people, write_study
+from tests.integration.cohort_nights import STUDY, Person, begin, night, people
 
 ADULT = {"eligibility": [{"name": "adult", "kind": "age_at_index", "min_years": 18}]}
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspace, Study, list[Person]]]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Study, list[Person]]:
     """A first night and its refresh. The tests below are one story, told in their order."""
     persons = [replace(p, start=p.start, seen=max(p.seen, 200)) for p in people(24)]
-    opened, _ = begin(tmp_path_factory.mktemp("history"), persons)
-    study = write_study(opened.studies, **ADULT)
-    night(opened, study, [])
-    yield opened, study, persons
+    opened, study = begin(tmp_path_factory.mktemp("history"), persons, **ADULT)
+    return opened, study, persons
 
 
 def change_of(workspace: Workspace, study: Study) -> Change:

@@ -41,9 +41,9 @@ def rwe(installed: Path, *words: str | Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_carries_sql_studies_and_flows(installed: Path) -> None:
+def test_the_wheel_carries_sql_studies_flows_and_deployments(installed: Path) -> None:
     bundled = installed / "rwe" / "_bundled"
-    for name in ("sql", "studies", "flows"):
+    for name in ("sql", "studies", "flows", "deploy"):
         files = {p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.is_file()}
         assert {f for f in files if "__pycache__" not in f.parts} == {
             p.relative_to(bundled / name) for p in (bundled / name).rglob("*") if p.is_file()

@@ -79,6 +79,15 @@ class Operation:
         return found
 
 
+def ask_for_little(study: Path) -> None:
+    """The study with one analysis: here the way matters, not the estimate."""
+    content = yaml.safe_load(study.read_text())
+    for name in ("sensitivity_grid", "subgroups"):
+        content.pop(name, None)
+    content["analyses"] = [{"analysis": "time_dependent_cox", "role": "primary"}]
+    study.write_text(yaml.safe_dump(content))
+
+
 @pytest.fixture(scope="module")
 def told() -> Iterator[Told]:
     told = Told(0)
@@ -108,6 +117,7 @@ def operation(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterator[
     with running_hospitals(SPECS) as hospitals, running_prefect(folder, **hook) as prefect:
         workspace = init_workspace(folder / "ws", key_file=folder / "ws.key")
         the_study(workspace.studies)
+        ask_for_little(workspace.studies / "lenalidomide_after_car_t.yaml")
         path = workspace.root / "rwe.yaml"
         content = yaml.safe_load(path.read_text())
         plain = {"allow_plain_http": "loopback only", "max_retries": 0}

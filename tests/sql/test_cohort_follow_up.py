@@ -275,6 +275,24 @@ def test_a_composite_event_counts_as_the_outcome_where_it_comes_first() -> None:
     follow_up(given | relapse("2020-04-01"), "end_reason | time_days\ndeath | 90")
 
 
+def test_an_event_that_is_weighted_for_ends_follow_up_alive_where_it_comes_first() -> None:
+    given = {**LAST_CONTACT, **DEATH}
+    handling = "censored_with_weights"
+    follow_up(
+        given | relapse("2020-03-30", handling),
+        "end_reason | is_event | time_days\ncensored:relapse | false | 89",
+    )
+    follow_up(given | relapse("2020-03-31", handling), "end_reason | is_event\ndeath | true")
+    follow_up(given | relapse("2020-04-01", handling), "end_reason | time_days\ndeath | 90")
+    # On the day of the last contact it has happened; after it, it is what shows that the patient lived.
+    follow_up(
+        LAST_CONTACT | relapse("2020-04-10", handling), "end_reason | time_days\ncensored:relapse | 100"
+    )
+    follow_up(
+        LAST_CONTACT | relapse("2020-04-20", handling), "end_reason | time_days\ncensored:relapse | 110"
+    )
+
+
 def test_under_treatment_policy_an_intercurrent_event_changes_nothing() -> None:
     follow_up(
         LAST_CONTACT | relapse("2020-02-01", "treatment_policy"),

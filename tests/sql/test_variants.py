@@ -154,9 +154,19 @@ def rows(table: Any) -> dict[str, tuple[int, bool, int | None]]:
     }
 
 
-def under(private: Path, change: dict[str, Any]) -> VariantTables:
-    (found,) = read_variants(private, study(change))
-    return found
+TIERS = {"rule": "exposure_tiers", "value": ["administration"]}
+ORDERS = {"rule": "exposure_tiers", "value": ["administration", "dispense", "request"]}
+NO_UNDATED = {"rule": "death_without_date", "value": "exclude"}
+CUT_OFF = {"rule": "censoring", "value": "data_cutoff", "data_cutoff": "2021-01-31"}
+COMMON_DAY = {"rule": "censoring", "value": "data_cutoff"}
+GAP = {"rule": "gap_days", "value": 10}
+GRID = (TIERS, ORDERS, NO_UNDATED, CUT_OFF, COMMON_DAY, GAP)
+
+
+@pytest.fixture(scope="module")
+def variants(private: Path) -> tuple[VariantTables, ...]:
+    """Every variant, made at once: each under its own rule."""
+    return read_variants(private, study(*GRID))
 
 
 @pytest.fixture
@@ -175,17 +185,14 @@ def test_the_protocols_own_rules_give_the_drawn_cohort(
     ("change", "moved"),
     [
         # Bob's only record is a dispensing.
-        ({"rule": "exposure_tiers", "value": ["administration"]}, {"bob": (300, False, None)}),
+        (TIERS, {"bob": (300, False, None)}),
         # Cyd's only record is an order.
-        (
-            {"rule": "exposure_tiers", "value": ["administration", "dispense", "request"]},
-            {"cyd": (350, False, 50)},
-        ),
+        (ORDERS, {"cyd": (350, False, 50)}),
         # Dan died on no known day: he is out of the cohort.
-        ({"rule": "death_without_date", "value": "exclude"}, {"dan": None}),
+        (NO_UNDATED, {"dan": None}),
         # On day 396 Ann was still alive; the living are followed until then; the dead stay dead.
         (
-            {"rule": "censoring", "value": "data_cutoff", "data_cutoff": "2021-01-31"},
+            CUT_OFF,
             {
                 "ann": (396, False, 30),
                 "bob": (396, False, 40),
@@ -194,43 +201,28 @@ def test_the_protocols_own_rules_give_the_drawn_cohort(
             },
         ),
         # Without a day named: the last day of follow-up of the only site, Fay's 500th.
-        (
-            {"rule": "censoring", "value": "data_cutoff"},
-            {"bob": (500, False, 40), "cyd": (500, False, None)},
-        ),
+        (COMMON_DAY, {"bob": (500, False, 40), "cyd": (500, False, None)}),
         # Fay's two records become two episodes, but her first start stays.
-        ({"rule": "gap_days", "value": 10}, {}),
+        (GAP, {}),
     ],
 )
 def test_a_rule_moves_the_patients_whom_it_is_about_and_nobody_else(
-    private: Path, change: dict[str, Any], moved: dict[str, Any]
+    variants: tuple[VariantTables, ...], change: dict[str, Any], moved: dict[str, Any]
 ) -> None:
     expected = {who: facts for who, facts in (OWN | moved).items() if facts is not None}
-    assert rows(under(private, change).survival) == expected
+    found = variants[GRID.index(change)]
+    assert found.change.rule == change["rule"]
+    assert rows(found.survival) == expected
 
 
-def test_an_entry_about_censoring_says_its_day(private: Path) -> None:
-    found = under(private, {"rule": "censoring", "value": "data_cutoff"})
-    assert str(found.data_cutoff) == "2021-05-15"
-    assert under(private, {"rule": "gap_days", "value": 10}).data_cutoff is None
-
-
-def test_several_variants_are_made_at_once_each_under_its_own_rule(private: Path) -> None:
-    grid = [
-        {"rule": "exposure_tiers", "value": ["administration"]},
-        {"rule": "death_without_date", "value": "exclude"},
-    ]
-    tiers, deaths = read_variants(private, study(*grid))
-    assert [tiers.change.rule, deaths.change.rule] == ["exposure_tiers", "death_without_date"]
-    assert rows(tiers.survival)["bob"] == (300, False, None)
-    assert rows(deaths.survival)["bob"] == OWN["bob"]
-    assert "dan" in rows(tiers.survival)
-    assert "dan" not in rows(deaths.survival)
+def test_an_entry_about_censoring_says_its_day(variants: tuple[VariantTables, ...]) -> None:
+    days = [str(v.data_cutoff) for v in variants if v.data_cutoff is not None]
+    assert days == ["2021-01-31", "2021-05-15"]
 
 
 def test_the_build_stays_as_it_was(private: Path) -> None:
     before = private.read_bytes()
-    under(private, {"rule": "gap_days", "value": 10})
+    assert len(read_variants(private, study(GAP))) == 1
     assert private.read_bytes() == before
     assert {p.name for p in private.parent.iterdir()} == {private.name}
 
@@ -247,4 +239,4 @@ def test_what_depends_on_no_rule_is_taken_from_the_build(private: Path) -> None:
         assert db.execute("select distinct study from memory.cohort.codelist_match").fetchall() == [("s#1",)]
         made = db.execute("select table_name from duckdb_tables() where database_name = 'memory'").fetchall()
     assert ("survival",) in made
-    assert ("cart_copies",) not in made
+    assert ("person_period",) not in made

@@ -18,14 +18,14 @@ from rwe.study import Codelist, Study
 from tests.unit.test_plan import ADJUSTED, WITH_STATUS, protocol_with, registry
 
 ASKED = [
-    {"analysis": "clone_censor_weight", "role": "primary", "adjusted_for": ADJUSTED, "replicates": 30},
-    {"analysis": "landmark_weighting", "adjusted_for": ADJUSTED, "replicates": 30},
+    {"analysis": "clone_censor_weight", "role": "primary", "adjusted_for": ADJUSTED, "replicates": 12},
+    {"analysis": "landmark_weighting", "adjusted_for": ADJUSTED, "replicates": 12},
     {
         "analysis": "time_dependent_cox",
         "adjusted_for": ADJUSTED,
         "stratify_by": ["site"],
         "missing": "impute",
-        "imputations": 3,
+        "imputations": 2,
     },
     {"analysis": "landmark_permutation"},
     {"analysis": "landmark_competing_risks", "adjusted_for": ADJUSTED[:3]},

@@ -6,6 +6,7 @@ import csv
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,10 @@ from rwe.analyse.tasks import PrimaryRows
 from rwe.sandbox.truth import Truth, latent_table, simulate_patients
 from rwe.simulate.scenarios import cohort_table
 from rwe.survival.cox import exposure_data, fit_cox
-from rwe.survival.data import exposure_split
+from rwe.survival.data import CohortTable, exposure_split
 from tests.unit.evidence_example import estimate
+from tests.unit.test_plan import WITH_STATUS, registry, run
+from tests.unit.test_survival_data import NEVER, table
 
 
 def made(folder: Path, *, robust: bool = False) -> tuple[Path, float, list[str]]:
@@ -51,6 +54,57 @@ def test_r_prints_the_same_number(tmp_path: Path, robust: bool) -> None:
     assert found.returncode == 0, found.stderr
     assert "the same number" in found.stdout
     assert f"{np.exp(log_hr):.4f}" in found.stdout
+
+
+def r_says(place: Path) -> str:
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed")
+    found = subprocess.run(
+        ["Rscript", "analysis.R"], cwd=place, capture_output=True, text=True, timeout=300, check=False
+    )
+    if "there is no package" in found.stderr:
+        pytest.skip("R has no package survival")
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def bundle_of(folder: Path, cohort: CohortTable, asked: dict[str, Any], **protocol: Any) -> Path:
+    """The bundle of the primary analysis as the plan runs it."""
+    found = run(cohort, {"role": "primary", **asked}, **protocol)
+    (answer,) = [e for e in found.estimates if e.role == "primary" and e.estimand == "hazard_ratio"]
+    assert found.primary is not None
+    folder.mkdir()
+    return write_bundle(found.primary, answer, folder)
+
+
+def test_r_prints_the_same_penalised_number(tmp_path: Path) -> None:
+    """Nobody of those who start dies, so Firth's model stands in; tied deaths, two sites, a covariate."""
+    rows = [(f"e{i}", 100 + 9 * i, False, 5.0 + i) for i in range(12)]
+    rows += [(f"u{i}", 30 + 11 * (i // 2), i < 16, NEVER) for i in range(20)]
+    cohort = table(rows, age=[50.0 + (7 * i) % 23 for i in range(32)])
+    cohort.patients["site"] = ["north", "river"] * 16
+    asked = {"analysis": "time_dependent_cox", "adjusted_for": ["age"], "stratify_by": ["site"]}
+    place = bundle_of(tmp_path / "refresh", cohort, asked)
+    assert "survival" not in (place / "analysis.R").read_text().split("coxph")[0]
+    assert "the same number" in r_says(place)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"analysis": "clone_censor_weight", "replicates": 0},
+        {"analysis": "landmark_weighting", "weights": "iptw", "replicates": 0},
+        {"analysis": "sequential_trials", "adjusted_for": ["age", "responding"]},
+    ],
+    ids=lambda asked: asked["analysis"],
+)
+def test_r_prints_the_same_weighted_number(tmp_path: Path, asked: dict[str, Any]) -> None:
+    adjusted = {"adjusted_for": ["age", "ecog"], **asked}
+    place = bundle_of(tmp_path / "refresh", registry(60), adjusted, **WITH_STATUS)
+    assert "weights = weight, cluster = patient" in (place / "analysis.R").read_text()
+    weights = pd.read_csv(place / "analysis.csv")["weight"]
+    assert weights.max() > 1
+    assert "the same number" in r_says(place)
 
 
 def test_another_program_finds_the_number_in_the_rows(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_protocol_is_locked_amended_and_both_are_told(
     file.write_text(
         file.read_text(encoding="utf-8")
         .replace("grace_days: 180", "grace_days: 90")
-        .replace("version: 1.1.0", "version: 1.2.0"),
+        .replace("version: 1.2.0", "version: 1.3.0"),
         encoding="utf-8",
     )
     assert "Changed since it was locked" in run(capsys, "-w", folder, "study", "check", NAME)[1]
@@ -40,7 +40,7 @@ def test_a_protocol_is_locked_amended_and_both_are_told(
     assert "--amendment" in text
     status, text = run(capsys, "-w", folder, "study", "lock", NAME, "--amendment", "shorter grace")
     assert status == 0
-    assert "1.1.0" in text
+    assert "1.2.0" in text
     assert "shorter grace" in text
     log = (tmp_path / "ws" / "audit.ndjson").read_text(encoding="utf-8")
     assert [line.count('"study lock"') for line in log.splitlines()].count(1) >= 2

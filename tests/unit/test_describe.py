@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from rwe.analyse.describe import baseline_table, describe_cohort, describe_sites
 from rwe.analyse.read import StudyTables
+from rwe.analyse.tasks import BalanceAfter
 from rwe.errors import EvidenceError
 from rwe.study import Codelist, Protocol, Study
 from rwe.survival.data import no_changes
+from rwe.survival.emulation import clone_censor_weight
 from tests.support import ROOT
+from tests.unit.test_plan import registry
 
 
 def table(values: dict[str, Any], covariate: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +86,39 @@ def test_the_standardised_difference_divides_by_the_pooled_deviation() -> None:
     assert found["maintenance"].smd_before == pytest.approx(10 / 51**0.5)
     assert (found["no_maintenance"].mean, found["no_maintenance"].sd) == (50.0, 10.0)
     assert (found["no_maintenance"].q1, found["no_maintenance"].median) == (45.0, 50.0)
+
+
+def test_what_weights_leave_of_a_difference_stands_beside_it() -> None:
+    covariates = [{"name": "age", "kind": "age_at_index"}, {"name": "sex", "kind": "sex"}]
+    values = {"age": [61.0, 59.0, 40.0, 50.0, 60.0], "sex": [1, 0, 1, 1, 0]}
+    study, tables = cohort_of(values, covariates=covariates)
+    after = BalanceAfter("weights", {"age": 0.04, "sex": -0.01}, is_primary=True)
+    found = {r.variable: r.smd_after for r in baseline_table(study, tables, after)}
+    assert found == {"age": 0.04, "sex": -0.01}
+    assert {r.smd_after for r in baseline_table(study, tables)} == {None}
+
+
+def test_a_level_against_two_others_is_not_what_was_weighted() -> None:
+    sex = {"name": "sex", "kind": "sex", "values": {"female": 2, "male": 1, "other": 0}}
+    study, tables = cohort_of({"sex": [2, 1, 0, 1, 2]}, covariates=[sex])
+    after = BalanceAfter("weights", {"sex": 0.5}, is_primary=True)
+    assert {r.smd_after for r in baseline_table(study, tables, after)} == {None}
+
+
+def test_the_clones_are_compared_as_they_are_weighted_beyond_grace() -> None:
+    """By hand from the weighted rows: those at risk just after day 180, their covariates at index."""
+    cohort = registry(100)
+    found = clone_censor_weight(cohort, 180, ["age", "ecog"], horizon_days=400, replicates=0)
+    rows = found.rows
+    assert rows is not None
+    at_grace = (rows.start <= 180) & (rows.stop > 180)
+    age = cohort.patients["age"].to_numpy()[rows.patient[at_grace]]
+    arm, weight = rows.arm[at_grace], rows.weight[at_grace]
+    means = [np.average(age[arm == a], weights=weight[arm == a]) for a in (0, 1)]
+    unit = np.sqrt((age[arm == 0].var(ddof=1) + age[arm == 1].var(ddof=1)) / 2)
+    balance = {b.covariate: b for b in found.balance}
+    assert balance["age"].after == pytest.approx((means[1] - means[0]) / unit)
+    assert abs(balance["age"].after) < abs(balance["age"].before)
 
 
 def test_one_patient_in_an_arm_has_no_deviation() -> None:

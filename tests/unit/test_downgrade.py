@@ -162,3 +162,31 @@ def test_a_model_that_the_data_carry_is_the_answer_itself() -> None:
     found = run(registry(), {**PRIMARY, "adjusted_for": ADJUSTED}, **WITH_STATUS)
     assert (answer(found).analysis, answer(found).downgraded_from) == ("time_dependent_cox", None)
     assert not found.refused
+
+
+def test_what_stands_beside_the_primary_analysis_stays_as_it_is() -> None:
+    others = ({"analysis": "landmark_cox", "landmarks": [30]}, {"analysis": "mantel_byar"})
+    alone = run(seven_against_nine(1), *others).estimates
+    found = run(seven_against_nine(1), others[0], PRIMARY, others[1])
+    assert of(found, "landmark_cox") + of(found, "mantel_byar") == alone
+    assert answer(found).analysis == "time_dependent_firth"
+
+
+def test_what_stands_in_imputes_as_the_primary_analysis_does() -> None:
+    cohort = seven_against_nine(2)
+    ages = cohort.patients["age"].where(np.arange(16) % 5 > 0)
+    patchy = CohortTable(cohort.patients.assign(age=ages), cohort.changes)
+    imputed = {"adjusted_for": ["age"], "missing": "impute", "imputations": 3}
+    found = run(patchy, {**PRIMARY, **imputed})
+    e = answer(found)
+    assert (e.analysis, e.n, e.parameters.imputations) == ("time_dependent_firth", 16, 3)
+    assert found.primary is None  # one table would not give this number in R
+
+
+def test_groups_are_counted_with_those_whose_covariates_are_imputed() -> None:
+    """Complete cases alone would be few; the imputed model has all patients, and is the answer itself."""
+    cohort = registry()
+    patchy = cohort.patients.assign(age=cohort.patients["age"].where(np.arange(len(cohort)) % 40 == 0))
+    asked = {**PRIMARY, "adjusted_for": ["age"], "missing": "impute", "imputations": 2}
+    found = run(CohortTable(patchy, cohort.changes), asked, **WITH_STATUS)
+    assert answer(found).downgraded_from is None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwe.analyse.moved import Answer, estimate_steps
+from rwe.analyse.moved import Answer, _tables, answer_of, estimate_steps
 from rwe.evidence.history import Change
 from rwe.history.compare import NO_LONGER_RECORDED, describe, moves, protocol_differences
 from rwe.study import Analysis, Protocol
 from tests.integration.cohort_nights import Person, people, write_study
+from tests.unit import evidence_example as example
 from tests.unit.history_tables import ledger
 
 STARTED = Person("started", start=30, seen=400)
@@ -103,8 +105,14 @@ def test_words_of_a_protocol_are_no_change_of_it() -> None:
 
 
 def answer(protocol: Protocol, kind: str = "time_dependent_cox") -> Answer:
-    asked = Analysis.model_validate({"analysis": kind, "adjusted_for": ["age"], "stratify_by": ["site"]})
-    return Answer(protocol, asked, None)
+    """The answer as a refresh remembers it: the protocol's primary analysis, and the estimate it gave."""
+    asked = Analysis.model_validate(
+        {"analysis": kind, "adjusted_for": ["age"], "stratify_by": ["site"], "role": "primary"}
+    )
+    given = example.estimate(analysis=kind, role="primary", site=None, estimand="hazard_ratio")
+    found = answer_of(protocol.model_copy(update={"analyses": [asked]}), [given])
+    assert found is not None
+    return found[0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -148,6 +156,45 @@ def test_the_steps_lead_from_the_one_estimate_to_the_other(data: st.DataObject) 
     else:
         assert steps[-1].estimate == pytest.approx(now, rel=1e-9)
     assert all(s.patients for s in steps[1:])
+
+
+def test_the_rows_of_both_end_as_they_are_now_with_their_statuses() -> None:
+    """Statuses of known days come with the corrections, later ones with the follow-up."""
+    a = ledger(
+        [NOT, STARTED, DEAD],
+        changes=[("not", "progressed", 100, 1.0), ("started", "progressed", 50, 1.0)],
+    )
+    b = ledger(
+        [replace(NOT, seen=500), replace(STARTED, start=10, born=1950), replace(DEAD, died=None)],
+        "r2",
+        changes=[
+            ("not", "progressed", 90, 1.0),
+            ("not", "responding", 450, 1.0),
+            ("started", "progressed", 50, 1.0),
+        ],
+    )
+    made = {what: table for what, _, table in _tables(a, b, moves(a, b))}
+    corrected = made["moved"].changes
+    assert corrected.loc[corrected["patient_id"] == "not", ["covariate", "day"]].to_numpy().tolist() == [
+        ["progressed", 90]
+    ]
+    pd.testing.assert_frame_equal(made["follow_up"].changes, b.changes, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        made["follow_up"].patients[["patient_id", "time_days", "is_event", "start_day", "age"]],
+        b.cohort().patients[["patient_id", "time_days", "is_event", "start_day", "age"]],
+        check_dtype=False,
+    )
+
+
+def test_a_weighted_answer_is_followed_without_its_bootstrap(tmp_path: Any) -> None:
+    study = write_study(tmp_path)
+    asked = answer(study.protocol, "clone_censor_weight")
+    assert asked.analysis.replicates == 0
+    persons = people(60)
+    a, b = ledger(persons), ledger([*persons[2:], *people(5, seed=9, first=100)], "r2")
+    steps = estimate_steps(asked, a, b, moves(a, b), estimate_before=None, is_same_analysis=True)
+    assert [(s.what, s.patients) for s in steps] == [("before", None), ("left", 2), ("entered", 5)]
+    assert steps[-1].estimate == pytest.approx(asked.hazard_ratio(b.cohort()), rel=1e-12)
 
 
 def test_a_changed_analysis_is_a_step_of_its_own(tmp_path: Any) -> None:

@@ -19,6 +19,7 @@ from rwe.cli import app
 from rwe.config import Workspace, open_workspace
 from rwe.errors import EvidenceError, UsageError
 from rwe.evidence.contract import read_evidence
+from rwe.history.inputs import tables_sha256
 from rwe.history.ledger import forget_erased, ledger_path, read_ledger
 from rwe.history.manifest import read_manifest, verify
 from rwe.history.past import read_past, resolve
@@ -71,6 +72,31 @@ def test_whatever_an_estimate_depends_on_makes_a_new_refresh(
     assert look.number == (2 if what == "data" else 1)
     assert look.protocol_changed == (["landmarks"] if what == "protocol" else [])
     assert look.code_changed == (what == "code")
+
+
+def test_a_process_that_is_killed_leaves_no_refresh(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rwe.analyse.refresh.write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            analyse(nights.workspace, nights.study)
+    assert read_past(nights.workspace, STUDY).looks == ()
+    with pytest.raises(UsageError, match="there is no refresh"):
+        resolve(nights.workspace, "latest", STUDY)
+    first = analyse(nights.workspace, nights.study)
+    assert {p.name for p in first.path.parents[1].iterdir()} == {first.refresh, "latest"}
+
+
+def test_the_hash_of_the_tables_lets_no_guess_be_checked(nights: Nights) -> None:
+    """Who knows all rows cannot tell that they are these: the hash is under the pseudonyms' key."""
+    first = read_manifest(analyse(nights.workspace, nights.study).path.parent)
+    assert nights.now is not None
+    assert first is not None
+    assert first.inputs.tables_sha256 != tables_sha256(nights.now)
+    assert tables_sha256(tables(FIRST)) == tables_sha256(nights.now)
+    assert tables_sha256(tables(FIRST[1:])) != tables_sha256(nights.now)
 
 
 def test_a_refresh_is_sealed_and_its_manifest_holds_the_hashes_of_its_files(nights: Nights) -> None:
@@ -209,7 +235,10 @@ def test_where_the_workspace_is_encrypted_so_is_the_ledger(
     path = ledger_path(nights.workspace, STUDY, sealed)
     assert path.name.endswith(".enc")
     assert path.read_bytes().startswith(b"RWE1")
-    assert not open_path.exists(), "one that lay open goes with the first key"
+    assert not open_path.exists(), "one that lay open is sealed with the first key"
+    before = read_ledger(nights.workspace, STUDY, plain)
+    assert before is not None
+    assert len(before.survival) == 40
     found = read_ledger(nights.workspace, STUDY, sealed)
     assert found is not None
     assert len(found.survival) == 39

@@ -7,6 +7,7 @@ import json
 import re
 import stat
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,9 @@ def test_what_is_of_single_sites_or_patients_stays_inside() -> None:
     assert not [e for e in found.estimates if e.site is not None]
     assert not [c for c in found.curves if c.site is not None]
     assert found.runs == []
+    assert found.synthesis is None
+    assert found.sensitivity_grid is None
+    assert not [e for e in found.estimates if e.parameters.variant is not None]
     assert found.kinetics is None
     assert found.refresh.content_sha256 == "withheld"
     assert all(not s.resources and s.last_updated is None for s in found.sites)
@@ -227,6 +231,21 @@ def test_a_curve_steps_only_where_the_rounded_events_do() -> None:
     steps = rounded_km(list(range(1, 13)), list(range(20, 8, -1)), [1] * 12)
     assert [(s.time_days, s.at_risk, s.events) for s in steps] == [(1, 21, 3), (7, 15, 6)]
     assert [s.survival for s in steps] == pytest.approx([18 / 21, 18 / 21 * 9 / 15])
+
+
+def test_a_curve_ends_where_too_few_are_left() -> None:
+    """Seven deaths of eight: the second step would take 6 from the 3 that one patient is rounded to."""
+    steps = rounded_km(list(range(1, 8)), [8, 7, 6, 5, 4, 3, 2], [1] * 7)
+    assert [(s.time_days, s.at_risk, s.events) for s in steps] == [(1, 9, 3)]
+
+
+def test_the_last_day_of_care_is_one_patients() -> None:
+    exact = example.evidence().refresh.data_cutoff
+    shown = whole().refresh.data_cutoff
+    assert exact is not None
+    assert shown is not None
+    assert (shown.year * 12 + shown.month) == (exact.year * 12 + exact.month) - 1
+    assert (shown + timedelta(days=1)).day == 1
 
 
 def test_two_cohorts_that_differ_by_one_death_give_one_curve() -> None:

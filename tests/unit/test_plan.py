@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from rwe.analyse.plan import CONFOUNDED, DILUTED, NO_GROUP, Findings, run_analyses
+from rwe.analyse.positivity import positivity_at_landmarks
 from rwe.evidence.contract import Estimate
 from rwe.sandbox.truth import Truth, latent_table, simulate_patients
 from rwe.simulate import coverage
@@ -17,6 +20,7 @@ from rwe.simulate.scenarios import cohort_table
 from rwe.study import Protocol
 from rwe.survival.data import CohortTable
 from tests.support import ROOT
+from tests.unit.r_oracle import in_r
 from tests.unit.test_survival_data import NEVER, table
 
 AGE = {"name": "age", "kind": "age_at_index"}
@@ -322,3 +326,50 @@ def test_few_events_are_told_what_simulations_found(monkeypatch: pytest.MonkeyPa
     assert any("in simulations with about 9" in w for w in judged.warnings)
     assert not any("simulations" in w for w in one(eight(), "landmark_cox", landmarks=[6]).warnings)
     assert not any("simulations" in w for w in one(nobody_starts(), "time_dependent_cox").warnings)
+
+
+def test_incidences_are_compared_by_grays_test_as_in_r(tmp_path: Path) -> None:
+    asked = {"analysis": "landmark_competing_risks", "adjusted_for": ADJUSTED[:3]}
+    cohort = registry()
+    found = [e for e in run(cohort, asked, **WITH_STATUS).estimates if e.estimand == "chi_square"]
+    p = cohort.patients
+    day = p["progression_day"].where(p["progression_day"] <= p["time_days"])
+    end = day.fillna(p["time_days"])
+    frame = pd.DataFrame(
+        {
+            "time": end - 180,
+            "cause": np.where(day.notna(), 1, np.where(p["is_event"], 2, 0)),
+            "started": (p["start_day"] <= 180).astype(int),
+        }
+    )[end > 180]
+    r = in_r(
+        "t <- cuminc(d$time, d$cause, d$started)$Tests; out <- list(stat = t[, 'stat'], p = t[, 'pv'])",
+        frame, tmp_path, libraries=("cmprsk",),
+    )  # fmt: skip
+    assert [e.parameters.cause for e in found] == ["relapse", "non_relapse_death"]
+    assert [e.estimate for e in found] == pytest.approx(r["stat"], rel=1e-6)
+    assert [e.p_value for e in found] == pytest.approx(r["p"], rel=1e-6)
+    assert all(e.parameters.adjusted_for == [] and CONFOUNDED in e.warnings for e in found)
+
+
+def test_overlap_and_empty_cells_are_counted_at_each_landmark() -> None:
+    """ECOG 2 is seen only in those who started; everything else overlaps."""
+    rows = [(f"p{i:02d}", 100 + i, i % 3 > 0, 5.0 if i % 2 else NEVER) for i in range(40)]
+    cohort = table(
+        rows,
+        age=[50.0 + (i * 7) % 20 for i in range(40)],
+        ecog=[2.0 if i % 8 == 1 else i % 4 // 2 for i in range(40)],
+    )
+    protocol = protocol_with(
+        {"analysis": "time_dependent_cox", "adjusted_for": ["age", "ecog"]}, landmarks=[30, 110]
+    )
+    found = positivity_at_landmarks(protocol, cohort)
+    assert [(c.landmark_day, c.kind, c.started, c.not_started) for c in found.empty_cells] == [
+        (30, {"ecog": "2"}, 5, 0),
+        (110, {"ecog": "2"}, 3, 0),
+    ]
+    shown = {(o.landmark_day, o.strategy): o.patients for o in found.overlap}
+    assert shown == {
+        (30, "maintenance"): 20, (30, "no_maintenance"): 20, (110, "maintenance"): 15, (110, "no_maintenance"): 14
+    }  # fmt: skip
+    assert all(0 <= o.q1 <= o.median <= o.q3 <= 1 and 0 <= o.overlap <= 1 for o in found.overlap)

@@ -62,7 +62,7 @@ def test_an_analysis_added_after_the_lock_is_posthoc_and_the_planned_ones_are_no
     [
         ("grace_days: 180", "grace_days: 90", "strategies"),
         ("min_years: 18", "min_years: 60", "eligibility"),
-        ("{rule: last_activity}", "{rule: data_cutoff, data_cutoff: 2024-01-01}", "censoring"),
+        ("incomplete_death_date: midpoint", "incomplete_death_date: exclude", "outcome"),
     ],
 )
 def test_after_any_other_change_no_analysis_is_as_planned(
@@ -99,11 +99,11 @@ def test_an_amendment_needs_a_reason_and_a_version_and_keeps_the_lock_of_before(
         lock_study(later)
     with pytest.raises(StudyError, match="version"):
         lock_study(later, amendment="the steering committee asked for 90 days")
-    later = study(folder, ("version: 1.1.0", "version: 1.2.0"))
+    later = study(folder, ("version: 1.2.0", "version: 1.3.0"))
     lock_study(later, amendment="the steering committee asked for 90 days")
     lock = read_lock(later)
     assert lock.status == "locked"
-    assert [e.version for e in lock.entries] == ["1.1.0", "1.2.0"]
+    assert [e.version for e in lock.entries] == ["1.2.0", "1.3.0"]
     assert lock.entries[0] == first
     assert lock.registration == "EUPAS100000"
     with pytest.raises(StudyError, match="as it stands"):
@@ -126,7 +126,7 @@ def test_a_log_changed_by_hand_is_refused(folder: Path) -> None:
 
 def test_an_entry_of_before_cannot_be_dropped(folder: Path) -> None:
     lock_study(study(folder))
-    later = study(folder, ("grace_days: 180", "grace_days: 90"), ("version: 1.1.0", "version: 1.2.0"))
+    later = study(folder, ("grace_days: 180", "grace_days: 90"), ("version: 1.2.0", "version: 1.3.0"))
     lock_study(later, amendment="a shorter grace period")
     path = lock_path(later)
     log = json.loads(path.read_text(encoding="utf-8"))

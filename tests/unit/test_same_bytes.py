@@ -17,7 +17,7 @@ from tests.unit.evidence_twice import evidence_bytes
 def test_workers_threads_and_hash_seeds_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "_cores", lambda: 1)
     alone = evidence_bytes()
-    # Three processes from the first replicate on: no work is too small for them here.
+    # Two processes from the first replicate on: no work is too small for them here.
     pools = []
     whole = bootstrap._pool
 
@@ -25,12 +25,12 @@ def test_workers_threads_and_hash_seeds_change_no_byte(monkeypatch: pytest.Monke
         pools.append(workers)
         return whole(workers, work)
 
-    monkeypatch.setattr(bootstrap, "_cores", lambda: 3)
+    monkeypatch.setattr(bootstrap, "_cores", lambda: 2)
     monkeypatch.setattr(bootstrap, "_WORTH_PROCESSES_S", -1.0)
     monkeypatch.setattr(bootstrap, "_pool", counted)
     assert evidence_bytes() == alone
     assert pools
-    assert max(pools) == 3
+    assert max(pools) == 2
     settings = {"OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4", "PYTHONHASHSEED": "77"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.evidence_twice"],

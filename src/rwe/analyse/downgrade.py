@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rwe.analyse.run_groups import FEW_EVENTS_IN_A_GROUP
+from rwe.analyse.run_imputed import imputed_tables, is_imputed
 from rwe.analyse.run_small import firth_rows
 from rwe.analyse.tasks import Findings, Task, TooLittleError, count_events, prepared
 from rwe.errors import RweError
@@ -64,18 +65,17 @@ def _events_wanted(task: Task, rows: CountingProcess) -> float:
     return 0.5 * task.protocol.min_events_per_parameter * (len(rows.names) + 1)
 
 
-def downgrade(asked: Task, failure: RweError | None, begin: int, findings: Findings, run: Run) -> None:
+def downgrade(asked: Task, failure: RweError | None, own: slice, findings: Findings, run: Run) -> None:
     """Put what the data can carry in the place of the primary analysis.
 
-    `failure` is why it was refused, its estimates are those of `findings` from `begin` on; `run` runs a task.
-    Without a reason, or without anything in its place, all stays as it is.
+    `failure` is why it was refused, `own` where its estimates are among those of `findings`; `run` runs a
+    task. Without a reason, or without anything in its place, all stays as it is.
     """
     findings.answer = asked
-    end = len(findings.estimates)
     try:
-        task = prepared(asked)
+        task = _completed(prepared(asked))
         rows = task.rows()
-        reason = _reason(task, rows, failure, findings.estimates[begin:end])
+        reason = _reason(task, rows, failure, findings.estimates[own])
     except RweError:
         return
     if reason is None:
@@ -86,7 +86,7 @@ def downgrade(asked: Task, failure: RweError | None, begin: int, findings: Findi
     if stand_in is None:
         return
     words = _words(asked, firth, reason)
-    findings.estimates[begin:end] = [_demoted(e, words) for e in findings.estimates[begin:end]]
+    findings.estimates[own] = [_demoted(e, words) for e in findings.estimates[own]]
     at = findings.estimates.index(stand_in)
     findings.estimates[at] = stand_in.model_copy(
         update={
@@ -96,7 +96,7 @@ def downgrade(asked: Task, failure: RweError | None, begin: int, findings: Findi
         }
     )
     findings.answer = replace(asked, analysis=firth)
-    findings.primary = firth_rows(prepared(findings.answer))
+    findings.primary = None if is_imputed(findings.answer) else firth_rows(prepared(findings.answer))
     if failure is None:
         day = f", day {asked.landmark}" if asked.landmark is not None else ""
         findings.refused.append(
@@ -104,6 +104,14 @@ def downgrade(asked: Task, failure: RweError | None, begin: int, findings: Findi
         )
     if not keeps or _fewest_patients(rows.counts()) < FEW_PATIENTS_IN_A_GROUP:
         _exact_test(asked, findings, run)
+
+
+def _completed(task: Task) -> Task:
+    """The task on patients as it sees them: where it imputes, nobody is left out."""
+    if not is_imputed(task):
+        return task
+    few = task.analysis.model_copy(update={"imputations": 2})
+    return replace(task, table=imputed_tables(replace(task, analysis=few)).tables[0])
 
 
 def _reason(
@@ -153,6 +161,8 @@ def _firth(asked: Task, *, keeps: bool) -> Analysis:
         adjusted_for=a.adjusted_for if keeps else [],
         stratify_by=a.stratify_by,
         landmarks=None if asked.landmark is None else [asked.landmark],
+        missing=a.missing if keeps else "complete_case",
+        imputations=a.imputations if keeps else 20,
     )
 
 

@@ -97,13 +97,13 @@ def run_analyses(
         for analysis in protocol.analyses
         for task in _tasks(protocol, analysis, table)
     ]
-    asked: tuple[Task, RweError | None, int] | None = None
+    asked: tuple[Task, RweError | None, slice] | None = None
     with progress.step("analysing", total=len(tasks), unit="analyses") as step:
         for task in tasks:
             begin = len(findings.estimates)
             failure = run_task(task, findings, progress)
             if is_answer(task):
-                asked = task, failure, begin
+                asked = task, failure, slice(begin, len(findings.estimates))
             step.advance()
     if asked is not None:
         downgrade(*asked, findings, run_task)

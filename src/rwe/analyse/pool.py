@@ -23,7 +23,10 @@ from rwe.analyse.pool_tables import concatenated, of_share
 from rwe.analyse.read import StudyTables
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
+from rwe.evidence.contract import AttritionStep
 from rwe.evidence.synthesis import Pooling, SiteSource
+from rwe.lake.write import runs_in_lake
+from rwe.landing import list_runs
 from rwe.linking import read_tokens
 from rwe.sharing.collect import (
     FOLDER,
@@ -43,6 +46,7 @@ from rwe.study.grid import TableChange
 
 _LINKS: Final = "links.json"
 _MOST_NAMED: Final = 3
+_ONCE: Final = "first_record_of_a_patient_at_several_sites"
 
 
 class _Links(msgspec.Struct):
@@ -90,16 +94,20 @@ def pooled_tables(workspace: Workspace, study: Study, read_own: Callable[[], Stu
         pooling = Pooling(
             sources=_sources(whole, shares),
             counted_once=len(shared_names) if linked.pairs else None,
-            notes=(*_unlinked(linked), *_notes(workspace, study, shares)),
+            notes=(*_unlinked(linked), *_notes(workspace, study, shares, has_left=bool(dropped))),
         )
-    content = _content(own, shares, shared_names)
-    variants = () if shares or shared_names else whole.variants
-    return replace(whole, content_sha256=content, variants=variants, pooling=pooling)
+    return replace(
+        whole,
+        content_sha256=_content(own, shares, shared_names),
+        attrition=_with_linking(whole.attrition, len(shared_names)),
+        variants=() if shares or shared_names else whole.variants,
+        pooling=pooling,
+    )
 
 
 def without_cohort_changes(study: Study, tables: StudyTables) -> Study:
-    """The study without the rules of its sensitivity grid that need another cohort, where shares are in the
-    tables: sites share the cohort of the protocol alone."""
+    """The study without the rules of its sensitivity grid that need another cohort, where the tables have
+    none: sites share the protocol's cohort alone, and who is at two of them is known of that one."""
     if tables.pooling is None or tables.variants:
         return study
     kept = [c for c in study.protocol.sensitivity_grid if not isinstance(c, TableChange)]
@@ -110,6 +118,8 @@ def _own(
     workspace: Workspace, study: Study, read_own: Callable[[], StudyTables], *, is_needed: bool
 ) -> _Own | None:
     """The hub's own tables; None where it has none and there are shares."""
+    if not is_needed and not runs_in_lake(workspace) and not list_runs(workspace.landing):
+        return None
     try:
         tables = read_own()
     except EvidenceError:  # nobody of its own is in the cohort
@@ -213,21 +223,34 @@ def _unlinked(linked: _Linked) -> tuple[str, ...]:
     )
 
 
-def _notes(workspace: Workspace, study: Study, shares: Sequence[CollectedShare]) -> list[str]:
-    if not shares:
-        return []
+def _notes(
+    workspace: Workspace, study: Study, shares: Sequence[CollectedShare], *, has_left: bool
+) -> list[str]:
     notes = []
     whole = sorted(s.site for s in shares if s.manifest.ages == "whole_years")
     if whole:
         notes.append(f"Ages are in whole years at {', '.join(whole)}: adjustment for age is coarser there.")
     if any(s.manifest.attrition for s in shares):
         notes.append("Counts of who was left out are rounded to midpoints of 6 where sites shared them.")
-    if any(isinstance(c, TableChange) for c in study.protocol.sensitivity_grid):
-        notes.append("Rules of the sensitivity grid that need another cohort were not run: shares have one.")
-    other = of_other_protocols(workspace, study)
+    needs_another = any(isinstance(c, TableChange) for c in study.protocol.sensitivity_grid)
+    if needs_another and (shares or has_left):
+        notes.append(
+            "Rules of the sensitivity grid that need another cohort were not run: sites share the "
+            "protocol's, and patients of two sites are known in it alone."
+        )
+    other = of_other_protocols(workspace, study) if shares else ()
     if other:
         notes.append(f"The share of {', '.join(other)} is of another protocol and is not in it.")
     return notes
+
+
+def _with_linking(steps: Sequence[AttritionStep], left: int) -> list[AttritionStep]:
+    """The attrition with one more step where records were left out, for the patient has one elsewhere."""
+    if not left or not steps:
+        return list(steps)
+    before = steps[-1].n_after
+    last = AttritionStep(step=_ONCE, n_before=before, n_excluded=left, n_after=before - left)
+    return [*steps, last]
 
 
 def _sources(whole: StudyTables, shares: Sequence[CollectedShare]) -> tuple[SiteSource, ...]:

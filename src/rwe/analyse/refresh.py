@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,9 +40,10 @@ from rwe.evidence.contract import (
     write_evidence,
 )
 from rwe.history.inputs import inputs_of
-from rwe.history.ledger import key_id, ledger_path, read_ledger, retain, write_ledger
+from rwe.history.ledger import key_id, ledger_path, read_ledger, retain, seal_open, write_ledger
 from rwe.history.manifest import (
     EVIDENCE,
+    UNFINISHED,
     Inputs,
     Manifest,
     manifest_sha256,
@@ -84,7 +86,8 @@ def analyse(
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
     tables = study_tables(workspace, study, progress, with_variants=True)
-    inputs = inputs_of(study, tables, read_lock(study))
+    inputs = inputs_of(study, tables, read_lock(study), key=workspace.pseudonym_key())
+    seal_open(workspace, study.name)
     if not force:
         same = _same_as_newest(workspace, study, inputs)
         if same is not None:
@@ -143,9 +146,13 @@ def _before(workspace: Workspace, study: Study, past: Past) -> Before:
 
 
 def _write_refresh(workspace: Workspace, evidence: Evidence, inputs: Inputs, past: Past) -> Path:
+    """Whole or absent: a killed process leaves a hidden folder, which the next one removes."""
     folder: Path = workspace.evidence / evidence.study.name / evidence.refresh.id
-    folder.mkdir(parents=True)
-    write_evidence(evidence, folder / EVIDENCE)
+    for stale in folder.parent.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(stale)
+    part = folder.with_name(f"{UNFINISHED}{folder.name}")
+    part.mkdir(parents=True)
+    write_evidence(evidence, part / EVIDENCE)
     assert evidence.history is not None  # noqa: S101  (the caller has just made it)
     manifest = Manifest(
         study=evidence.study.name,
@@ -154,11 +161,12 @@ def _write_refresh(workspace: Workspace, evidence: Evidence, inputs: Inputs, pas
         content_sha256=evidence.refresh.content_sha256,
         inputs=inputs,
         look=evidence.history.looks[-1].model_dump(mode="json"),
-        files=sealed(folder, [EVIDENCE]),
+        files=sealed(part, [EVIDENCE]),
         before_refresh=past.newest.name if past.newest else None,
         before=manifest_sha256(past.newest) if past.newest else None,
     )
-    write_manifest(folder, manifest)
+    write_manifest(part, manifest)
+    part.rename(folder)
     return folder
 
 
@@ -262,7 +270,7 @@ def make_evidence(
         estimates=findings.estimates,
         curves=findings.curves,
         refused=findings.refused,
-        warnings=findings.warnings(),
+        warnings=[*findings.warnings(), *(tables.pooling.notes if tables.pooling else ())],
         diagnostics=diagnose(p, cohort, findings, tables.intercurrent),
         safety=describe_safety(study, tables),
         kinetics=without_single_patients(describe_kinetics(study, tables)),

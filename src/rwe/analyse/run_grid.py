@@ -11,6 +11,7 @@ import pandas as pd
 from rwe.analyse.plan import UNLOCKED, run_task
 from rwe.analyse.read import StudyTables, VariantTables
 from rwe.analyse.tasks import Findings, Task
+from rwe.errors import EvidenceError
 from rwe.evidence.contract import Estimate
 from rwe.evidence.grid import GridRow, SensitivityGrid
 from rwe.progress import SILENT, Progress
@@ -53,7 +54,8 @@ def run_grid(
     """Run the grid of the protocol; None where it names none.
 
     Each hazard ratio joins `findings.estimates` as a sensitivity whose `parameters.variant` says which rule
-    was changed; what the data cannot carry is refused in its row. `tables` need their `variants`.
+    was changed; what the data cannot carry is refused in its row. Raises EvidenceError where `tables` lack a
+    variant that the grid names.
     """
     if not protocol.sensitivity_grid:
         return None
@@ -133,7 +135,12 @@ def _tried(
             late = lagged(cohort, change.value)
             return _Tried(replace(task, table=late), _count_changed(cohort.patients, late.patients))
         case _:
-            return _of_tables(task, change, next(v for v in variants if v.change == change))
+            variant = next((v for v in variants if v.change == change), None)
+            if variant is None:
+                raise EvidenceError(
+                    f"the cohort under {change.label} was not read", where=f"study {protocol.name}"
+                )
+            return _of_tables(task, change, variant)
 
 
 def _of_tables(task: Task, change: TableChange, variant: VariantTables) -> _Tried:
@@ -181,8 +188,9 @@ def _is_of(e: Estimate, task: Task) -> bool:
         and e.role in {a.role, "posthoc"}
         and all(
             getattr(e.parameters, name) == getattr(own, name)
-            for name in ("landmark_day", "adjusted_for", "stratified_by", "status_after_start", "ties")
+            for name in ("landmark_day", "adjusted_for", "stratified_by", "status_after_start")
         )
+        and own.ties in (None, e.parameters.ties)
         and all(getattr(e.parameters, name) is None for name in ("salvage", "endpoint", "variant"))
         and all(
             getattr(e.parameters, name) in (None, getattr(a, name))

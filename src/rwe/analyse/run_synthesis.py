@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from rwe.analyse.run_imputed import is_imputed
 from rwe.analyse.tasks import Findings, Task, defined, prepared
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
@@ -43,6 +44,11 @@ from rwe.survival.site_effects import CommonEffect, common_effect, site_interact
 _T = TypeVar("_T")
 _WITH_ROWS: Final = frozenset({"time_dependent_cox", "landmark_cox"})
 """Analyses whose rows and likelihood are at hand, so that a site without an estimate still counts."""
+_RATIOS: Final = _WITH_ROWS | {
+    *("time_dependent_firth", "landmark_firth", "landmark_weighting"),
+    *("clone_censor_weight", "sequential_trials", "marginal_structural_model"),
+}
+"""Analyses that give a hazard ratio which is not biased by its groups."""
 _ASKED: Final[tuple[tuple[Model, Interval], ...]] = (
     ("common", "wald"),
     *((m, i) for m in ("dl", "reml", "pm") for i in ("wald", "hksj", "hksj_adhoc")),
@@ -71,7 +77,7 @@ def synthesise(
     estimates = [e for e in found if e is not None]
     if len(estimates) != len(names):
         return None
-    said = list(pooling.notes) if pooling else []
+    said = list[str]()
     rows = _rows(task, said)
     common = _common(task, rows, said)
     pooled = next((e for e in findings.estimates if _is_of(e, task)), None)
@@ -86,7 +92,7 @@ def synthesise(
         ci_level=level,
         pooled=_pooled(pooled),
         sites=_sites(estimates, meta, common),
-        meta=[_result(m) for m in meta],
+        meta=[as_result(m) for m in meta],
         leave_one_out=_left_out(usable, y, se, level),
         with_every_site=list(_with_every_site(task, rows, common)),
         interaction=_interaction(task, rows, said),
@@ -98,7 +104,7 @@ def synthesise(
 
 def _asked(protocol: Protocol) -> Analysis | None:
     """The analysis to put together: primary first; never a naive one."""
-    by_site = [a for a in protocol.analyses if a.by_site and not a.analysis.startswith("naive_")]
+    by_site = [a for a in protocol.analyses if a.by_site and a.analysis in _RATIOS]
     return min(by_site, key=lambda a: a.role != "primary", default=None)
 
 
@@ -128,6 +134,11 @@ def _rows(task: Task, notes: list[str]) -> CountingProcess | None:
             "the pooled one only, and differences between sites are judged by Q alone."
         )
         return None
+    if is_imputed(task):
+        notes.append(
+            "Missing covariates are imputed in the sites' estimates; the likelihoods and counts combined "
+            "here are of patients without any missing."
+        )
     return _try("The rows of all sites", notes, lambda: prepared(task).rows())
 
 
@@ -153,7 +164,8 @@ def _meta(y: FloatArray, se: FloatArray, level: float, notes: list[str]) -> list
     return [meta_analysis(y, se, model=model, interval=interval, level=level) for model, interval in _ASKED]
 
 
-def _result(m: MetaEstimate) -> MetaResult:
+def as_result(m: MetaEstimate) -> MetaResult:
+    """A meta-analysis as the evidence has it."""
     h = m.heterogeneity
     return MetaResult(
         model=m.model,

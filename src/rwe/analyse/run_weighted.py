@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rwe.analyse.run_emulation import FEWEST_EFFECTIVE, weighted_points
-from rwe.analyse.tasks import BalanceAfter, Findings, Task, TooLittleError, effect_estimate
+from rwe.analyse.tasks import (
+    BalanceAfter,
+    Findings,
+    PrimaryRows,
+    Task,
+    TooLittleError,
+    effect_estimate,
+)
 from rwe.evidence.contract import Curve
 from rwe.survival.aiptw import aiptw_survival
+from rwe.survival.cox import CoxData
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
 from rwe.survival.msm import marginal_structural_cox
 from rwe.survival.propensity import landmark_weighted
@@ -34,6 +42,7 @@ def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings)
         level=task.protocol.confidence_level,
     )
     _refuse_few([found.weights] if found.weights else [])
+    _keep_rows(task, found.data, findings)
     findings.estimates.append(
         effect_estimate(
             task,
@@ -75,6 +84,7 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
         level=task.protocol.confidence_level,
     )
     _refuse_few([found.weights])
+    _keep_rows(task, found.data, findings)
     findings.estimates.append(
         effect_estimate(
             task,
@@ -126,6 +136,12 @@ def _refuse_few(weights: Sequence[WeightDiagnostics]) -> None:
         )
 
 
+def _keep_rows(task: Task, data: CoxData | None, findings: Findings, *, has_own_se: bool = True) -> None:
+    """For the bundle of a primary analysis: a Cox model with the sandwich variance by patient."""
+    if task.analysis.role == "primary" and task.site is None and data is not None:
+        findings.primary = PrimaryRows(data, "efron", is_robust=True, has_own_se=has_own_se)
+
+
 def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Started by the landmark against not, weighted by propensity; days count from the landmark."""
     task, rows = who_could_choose(task)
@@ -145,6 +161,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
         progress=task.progress,
     )
     _refuse_few(found.weights)
+    _keep_rows(task, found.data, findings, has_own_se=not a.replicates)
     if task.site is None:
         findings.balance.append(
             BalanceAfter(

@@ -304,7 +304,7 @@ class Evidence(Part):
     safety: Safety | None = None
     bias_autopsy: BiasAutopsy | None = None
     protocol_lock: LockSummary | None = None
-    sensitivity_grid: SensitivityGrid | None = None
+    sensitivity_grid: SensitivityGrid | None = Field(default=None, exclude_if=is_none)
 
 
 def evidence_schema() -> dict[str, Any]:

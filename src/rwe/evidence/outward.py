@@ -2,14 +2,15 @@
 
 Counts are midpoint-6 rounded, curves step by rounded counts, estimates have three significant digits. Out
 stay whatever is of one site, of few patients or of the private tables: runs, hashes, resources, quality,
-covariates by stratum, weights, single traces, and sentences that hold a number.
+covariates by stratum, weights, single traces, the synthesis of sites, the sensitivity grid (a rule that
+changes one patient gives that patient away beside the rule it changes), and sentences that hold a number.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 from rwe.evidence.contract import (
     AttritionStep,
@@ -39,7 +40,8 @@ from rwe.small_cells import midpoint_6
 WITHHELD = "withheld"
 ROUNDED = (
     "Prepared to leave the sites: counts are rounded to the midpoints of sixes, curves step by rounded "
-    "counts, estimates have three digits. Estimates of single sites and of few patients are left out."
+    "counts, estimates have three digits, so sums need not add up. Estimates of single sites and of few "
+    "patients are left out."
 )
 FEW = 5
 """An arm of so few patients or fewer gives no number of its own."""
@@ -55,7 +57,8 @@ _KEPT = (
 
 def outward(evidence: Evidence, name: str, at: datetime, earlier: History | None) -> Evidence:
     """The evidence as a release called `name`. `earlier`: the history of the release before."""
-    estimates = [_estimate(e) for e in evidence.estimates if e.site is None and not _is_of_few(e)]
+    shown = [e for e in evidence.estimates if e.site is None and not _is_near_another(e, evidence.cohort)]
+    estimates = [_estimate(e) for e in shown if not _is_of_few(e)]
     return Evidence(
         schema_version=evidence.schema_version,
         audience="release",
@@ -66,7 +69,7 @@ def outward(evidence: Evidence, name: str, at: datetime, earlier: History | None
         refresh=Refresh(
             id=name,
             created_at=at,
-            data_cutoff=evidence.refresh.data_cutoff,
+            data_cutoff=_whole_months(evidence.refresh.data_cutoff),
             code_version=evidence.refresh.code_version,
             content_sha256=WITHHELD,
         ),
@@ -91,6 +94,11 @@ def outward(evidence: Evidence, name: str, at: datetime, earlier: History | None
     )
 
 
+def _whole_months(day: date | None) -> date | None:
+    """The last day of the month before: the last day of care is one patient's."""
+    return day.replace(day=1) - timedelta(days=1) if day else None
+
+
 def _estimate(e: Estimate) -> Estimate:
     """Explicitly what may leave: coefficients, expected events and variances would give counts back."""
     kept = e.model_dump(include=set(_KEPT.split()))
@@ -111,6 +119,13 @@ def _estimate(e: Estimate) -> Estimate:
             "warnings": _without_numbers(e.warnings),
         }
     )
+
+
+def _is_near_another(e: Estimate, cohort: Cohort) -> bool:
+    """An estimate beside another one from which it differs by the rule for a few patients: their difference
+    would be those patients'."""
+    is_salvage = e.parameters.salvage == "counts_as_start" and cohort.started_after_progression <= FEW
+    return e.parameters.variant is not None or is_salvage
 
 
 def _is_of_few(e: Estimate) -> bool:
@@ -318,6 +333,7 @@ def outward_look(look: Look) -> Look:
     """A look with rounded counts and three digits."""
     return look.model_copy(
         update={
+            "data_cutoff": _whole_months(look.data_cutoff),
             "n": midpoint_6(look.n),
             "events": midpoint_6(look.events),
             **{k: _number(getattr(look, k)) for k in _RATIOS},

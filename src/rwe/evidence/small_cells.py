@@ -34,8 +34,8 @@ def rounded_km(
     """Kaplan-Meier from rounded counts: a step where the rounded cumulative number of events grows.
 
     times: days, rising. at_risk: exact numbers just before each. events: exact numbers on each. The curve
-    with delayed entry is made alike. A step whose rounded risk set does not exceed its events ends at 0.
-    Raises ValueError where the lengths differ.
+    with delayed entry is made alike. It ends before the first step whose rounded risk set does not exceed its
+    rounded events: too few are left to say more. Raises ValueError where the lengths differ.
     """
     steps: list[RoundedStep] = []
     total = shown = 0
@@ -47,6 +47,8 @@ def rounded_km(
             continue
         new, shown = rounded - shown, rounded
         risk = midpoint_6(n)
-        survival *= max(0.0, 1 - new / risk) if risk else 0.0
+        if risk <= new:
+            break
+        survival *= 1 - new / risk
         steps.append(RoundedStep(time, risk, new, survival))
     return tuple(steps)

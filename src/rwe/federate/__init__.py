@@ -17,4 +17,5 @@ step and asks again. Hub and sites exchange nothing but files. docs/federation.m
     site          a site's part: answer
     hub           the hub's part: init and combine
     result        the estimate from the last totals
+    drop          files through a web server instead of by hand
 """

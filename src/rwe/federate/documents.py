@@ -70,11 +70,6 @@ class Answer(_Document):
     masked: Annotated[dict[SumName, Masked], Field(max_length=20_000)]
     plain: Annotated[dict[SumName, float], Field(max_length=20_000)]
 
-    @property
-    def file_name(self) -> str:
-        """What the file of this answer is called."""
-        return f"{self.study}.{self.refresh}.answer.{self.step}.{self.site}.json"
-
 
 class SignedAnswer(_Document):
     """An answer with its site's signature."""
@@ -216,6 +211,15 @@ def write_document(document: BaseModel, path: Path) -> None:
         raise EvidenceError(
             "the file cannot be written", where=str(path), advice="check the folder and the disk"
         ) from None
+
+
+def private_folder(root: Path, *parts: str) -> Path:
+    """The folder `parts` below `root`, made with all above it for their owner alone."""
+    folder = root
+    for part in parts:
+        folder = folder / part
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def instant(moment: datetime) -> str:

@@ -28,6 +28,7 @@ from rwe.federate.documents import (
     StepBefore,
     instant,
     is_about,
+    private_folder,
     read_answer,
     read_request,
     sha256_of,
@@ -100,7 +101,7 @@ def init(
         expires_at=instant(moment + timedelta(days=days)),
         before=None,
     )
-    (hub_folder(workspace) / request.refresh).mkdir(parents=True, mode=0o700)
+    private_folder(workspace.root, "federate", "hub", request.refresh)
     return _send(workspace, request, to)
 
 

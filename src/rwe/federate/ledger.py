@@ -18,6 +18,7 @@ import msgspec
 
 from rwe.config import Workspace
 from rwe.errors import EvidenceError
+from rwe.federate.documents import private_folder
 from rwe.scratch import locked
 
 
@@ -110,9 +111,7 @@ def held(workspace: Workspace) -> Iterator[Ledger]:
 
     Raises EvidenceError where it cannot be read: a damaged ledger forgets nothing, it stops.
     """
-    folder = workspace.root / "federate" / "site"
-    (folder / "answers").mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.parent.chmod(0o700)
+    folder = private_folder(workspace.root, "federate", "site", "answers").parent
     with locked(folder / ".lock"):
         yield Ledger(folder, _read(folder))
 

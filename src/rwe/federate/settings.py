@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rwe.site_settings import Part
+from rwe.site_settings import EnvironmentName, Part, SettingsPath
+
+
+class Drop(Part):
+    """A folder on a web server that hub and sites put files into and get them from, by https only."""
+
+    url: str = Field(
+        pattern=r"^https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$",
+        description="The folder, as https://drop.example.org/study-1",
+    )
+    token_file: SettingsPath | None = Field(default=None, description="A bearer token; mode 0600.")
+    token_env: EnvironmentName | None = Field(
+        default=None, description="The variable that holds it, instead."
+    )
+    ca_file: SettingsPath | None = Field(
+        default=None, description="PEM file of the authorities to trust, instead of the public ones."
+    )
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Drop:
+        if self.token_file and self.token_env:
+            raise ValueError("give token_file or token_env, not both")
+        return self
 
 
 class Federation(Part):
@@ -25,4 +47,7 @@ class Federation(Part):
     min_new_events: int = Field(default=5, ge=0, description="New events since then, before another.")
     counts: Literal["midpoint_6", "exact"] = Field(
         default="midpoint_6", description="How the counts that leave are rounded."
+    )
+    drop: Drop | None = Field(
+        default=None, description="Where `rwe federate send` and `fetch` exchange files; unset: by hand."
     )

@@ -133,11 +133,11 @@ def answer(
                 apart=step.apart,
             )
         made = _make(workspace, step, rows, identity, stream)
-        kept = ledger.answers / made.document.file_name
-        write_document(made, kept)
+        write_document(made, ledger.answers / f"{sha256_of(made.document)}.json")
         ledger.append(_entry(step, rows, made, workspace, moment))
-        write_document(made, to / kept.name)
-    return _given(made.document, to, is_repeat=False)
+        target = to / _file_name(made.document)
+        write_document(made, target)
+    return _given(made.document, target, is_repeat=False)
 
 
 def _given_before(ledger: Ledger, request: Request, to: Path) -> Given | None:
@@ -145,22 +145,28 @@ def _given_before(ledger: Ledger, request: Request, to: Path) -> Given | None:
     for entry in ledger.steps(request.refresh):
         if entry.request_sha256 != sha256:
             continue
-        found = [read_answer(p) for p in sorted(ledger.answers.glob("*.json"))]
-        kept = [f for f in found if sha256_of(f.document) == entry.answer_sha256]
-        if not kept:
+        path = ledger.answers / f"{entry.answer_sha256}.json"
+        if not path.is_file():
             raise EvidenceError(
                 "the answer to this request is lost, and another is never given",
                 where=f"refresh {request.refresh}, step {request.step}",
                 advice="restore federate/ from a backup, or ask the hub for a new refresh",
             )
-        write_document(kept[0], to / kept[0].document.file_name)
-        return _given(kept[0].document, to, is_repeat=True)
+        kept = read_answer(path)
+        target = to / _file_name(kept.document)
+        write_document(kept, target)
+        return _given(kept.document, target, is_repeat=True)
     return None
 
 
-def _given(made: Answer, to: Path, *, is_repeat: bool) -> Given:
+def _file_name(made: Answer) -> str:
+    """A name for people, of a hash alone: no text of a request becomes a path."""
+    return f"answer-{made.step:02d}-{sha256_of(made)[:16]}.json"
+
+
+def _given(made: Answer, path: Path, *, is_repeat: bool) -> Given:
     count = len(made.masked) + len(made.plain)
-    return Given(to / made.file_name, made.study, made.refresh, made.step, made.mode, count, is_repeat)
+    return Given(path, made.study, made.refresh, made.step, made.mode, count, is_repeat)
 
 
 def _checked(workspace: Workspace, ledger: Ledger, request: Request, name: str) -> _Step:

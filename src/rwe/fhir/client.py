@@ -322,6 +322,7 @@ class FhirClient:
         try:
             response = session.send(
                 _prepared(session, target, ask),
+                proxies=session.proxies,  # else requests looks for the environment's, in vain
                 timeout=(min(10.0, self._site.timeout_seconds), self._site.timeout_seconds),
                 allow_redirects=False,
                 stream=True,

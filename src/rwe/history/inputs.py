@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     from rwe.analyse.read import StudyTables
 
 
-def inputs_of(study: Study, tables: StudyTables, lock: ProtocolLock) -> Inputs:
+def inputs_of(study: Study, tables: StudyTables, lock: ProtocolLock, *, key: bytes) -> Inputs:
     """The inputs of a refresh: the study's own tables (a build changes with every study in it), the protocol
-    with its code lists, the code, the lock."""
+    with its code lists, the code, the lock.
+
+    `key`: the pseudonyms' key. Under it the tables' hash lets no guess at their rows be checked.
+    """
     log = [[e.protocol_sha256, e.registration, e.reason, e.locked_at.isoformat()] for e in lock.entries]
     return Inputs(
-        tables_sha256=tables_sha256(tables),
+        tables_sha256=hmac.digest(key, f"tables|{tables_sha256(tables)}".encode(), "sha256").hex(),
         protocol_sha256=study.protocol_sha256,
         code_version=rwe.__version__,
         code_sha256=code_sha256(),
@@ -56,7 +60,7 @@ def tables_sha256(tables: StudyTables) -> str:
         for column in frame.columns:
             digest.update(f"|{column}|".encode() + _bytes(frame[column]))
     steps = [[s.step, s.n_before, s.n_excluded] for s in tables.attrition]
-    digest.update(json.dumps([steps, str(tables.data_cutoff)]).encode())
+    digest.update(json.dumps([steps, str(tables.data_cutoff), repr(tables.pooling)]).encode())
     return digest.hexdigest()
 
 

@@ -119,16 +119,23 @@ def read_release_ledger(workspace: Workspace, study: str, release: str) -> Ledge
 
 
 def retain(workspace: Workspace, study: str) -> None:
-    """Remove the ledgers of all but the newest refreshes of a study, and any that lie open where the
-    settings now name a key. Those of releases stay."""
+    """Remove the ledgers of all but the newest refreshes of a study. Those of releases stay."""
     folder = workspace.private / "history" / study
     paths = sorted(p for p in folder.glob(f"*{_ENDING}*") if not p.name.startswith("."))
     keep = workspace.settings.history.keep_ledgers
     for path in paths[:-keep]:
         path.unlink(missing_ok=True)
-    if workspace.cipher():
-        for path in folder.rglob(f"*{_ENDING}"):
-            path.unlink(missing_ok=True)
+
+
+def seal_open(workspace: Workspace, study: str) -> None:
+    """Seal the ledgers of a study that lie open though the settings name a key by now."""
+    if workspace.cipher() is None:
+        return
+    for path in (workspace.private / "history" / study).rglob(f"*{_ENDING}"):
+        ledger = _read(workspace, path)
+        if ledger is not None:
+            write_ledger(workspace, path.with_name(path.name + SUFFIX), ledger)
+        path.unlink(missing_ok=True)
 
 
 def forget_erased(workspace: Workspace) -> int:

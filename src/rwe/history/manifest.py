@@ -28,6 +28,8 @@ from rwe.evidence.history import Look
 from rwe.resources import bundled
 
 MANIFEST, EVIDENCE, REPORT = "manifest.json", "evidence.json", "report.html"
+UNFINISHED = ".part-"
+"""How the name of a folder begins that is being written."""
 _SEALED = 0o444
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CODE = (".py", ".sql", ".j2", ".css", ".json")

@@ -15,7 +15,7 @@ from rwe.config import Workspace
 from rwe.errors import EvidenceError, UsageError
 from rwe.evidence.contract import Evidence
 from rwe.evidence.history import Look, SiteNews
-from rwe.history.manifest import EVIDENCE, Manifest, manifest_sha256, verify
+from rwe.history.manifest import EVIDENCE, UNFINISHED, Manifest, manifest_sha256, verify
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Past:
 def refresh_folders(workspace: Workspace, study: str) -> tuple[Path, ...]:
     """The folders of a study's refreshes, oldest first: their names begin with their time."""
     found = (workspace.evidence / study).glob(f"*/{EVIDENCE}")
-    return tuple(sorted(p.parent for p in found if not p.parent.is_symlink()))
+    folders = (p.parent for p in found)
+    return tuple(sorted(f for f in folders if not f.is_symlink() and not f.name.startswith(UNFINISHED)))
 
 
 def read_past(workspace: Workspace, study: str) -> Past:

@@ -11,6 +11,7 @@ The rule counts who is in the analysed cohort, so a protocol narrowed by one pat
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,10 +30,19 @@ from rwe.history.ledger import (
     read_ledger,
     read_release_ledger,
     release_ledger_path,
+    seal_open,
     who_and_events,
     write_ledger,
 )
-from rwe.history.manifest import EVIDENCE, REPORT, SealedFile, require_unaltered, sealed, write_sealed
+from rwe.history.manifest import (
+    EVIDENCE,
+    REPORT,
+    UNFINISHED,
+    SealedFile,
+    require_unaltered,
+    sealed,
+    write_sealed,
+)
 from rwe.history.past import older_evidence, refresh_folders
 from rwe.report.page import write_report
 from rwe.scratch import locked
@@ -88,7 +98,7 @@ class Released:
 def releases(workspace: Workspace, study: str) -> tuple[Path, ...]:
     """The folders of a study's releases, oldest first."""
     found = (workspace.evidence / study / "releases").glob(f"*/{EVIDENCE}")
-    return tuple(sorted(p.parent for p in found))
+    return tuple(sorted(p.parent for p in found if not p.parent.name.startswith(UNFINISHED)))
 
 
 def release(workspace: Workspace, study: str) -> Released:
@@ -104,6 +114,7 @@ def release(workspace: Workspace, study: str) -> Released:
         raise EvidenceError(
             "the newest refresh has no manifest", where=str(folders[-1]), advice="run `rwe analyse --force`"
         )
+    seal_open(workspace, study)
     ledger = read_ledger(workspace, study, folders[-1].name)
     if ledger is None or ledger.key_id != key_id(workspace):
         raise EvidenceError(
@@ -162,7 +173,9 @@ def _write(
     evidence = outward(older_evidence(source), name, at, _history(earlier))
     # Who was in it is kept first: killed after this, the next release counts against one more.
     write_ledger(workspace, release_ledger_path(workspace, study, name), who_and_events(ledger))
-    part = folder.with_name(f".{name}.part")
+    for stale in folder.parent.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(stale)
+    part = folder.with_name(f"{UNFINISHED}{name}")
     part.mkdir(parents=True)
     write_evidence(evidence, part / EVIDENCE)
     write_report(part / EVIDENCE, part / REPORT)

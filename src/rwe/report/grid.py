@@ -110,7 +110,7 @@ def _value(row: GridRow) -> str:
 def _changed(row: GridRow) -> str:
     if row.changed is None:
         return ""
-    return "1 patient" if row.changed == 1 else f"{count(row.changed)} patients"
+    return {0: "nobody", 1: "1 patient"}.get(row.changed, f"{count(row.changed)} patients")
 
 
 def _text(row: GridRow) -> str:

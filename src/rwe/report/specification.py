@@ -212,6 +212,7 @@ def _intercurrent(protocol: Protocol) -> Element:
     handling = {
         "treatment_policy": "follow-up goes on whatever happens (treatment policy)",
         "composite": "counts as the outcome (composite)",
+        "censored_with_weights": "follow-up ends, who goes on is weighted for it (hypothetical strategy)",
     }
     events = tuple(
         f"{humanise(e.name).capitalize()}: {handling[e.handling]}" for e in protocol.intercurrent_events

@@ -125,7 +125,8 @@ def _groups(found: Synthesis) -> list[ForestGroup]:
     for model, method in (("common", "wald"), ("reml", "hksj")):
         m = _of(found, model, method)
         if m is not None:
-            label = _MODELS[model] + (f"; {m.sites} sites" if m.sites < len(found.sites) else "")
+            label = _MODELS[model] + (f", {_INTERVALS[method]}" if method != "wald" else "")
+            label += f"; {m.sites} sites" if m.sites < len(found.sites) else ""
             together.append(_row("other", label, "", "", (m.estimate, m.ci_low, m.ci_high)))
     random = _of(found, "reml", "hksj")
     if random is not None and random.prediction_low is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from scipy.special import ndtri
+
 from rwe.simulate.cohorts import OTHER_DEATH, RELAPSE, Cohort
 from rwe.simulate.scenarios import BASELINE
 from rwe.survival.aiptw import aiptw_survival
@@ -13,7 +15,7 @@ from rwe.survival.cox import CoxFit, exposure_cox
 from rwe.survival.data import NotEstimableError, start_day_split
 from rwe.survival.effects import Effect
 from rwe.survival.fine_gray import cause_specific_cox, fine_gray
-from rwe.survival.firth import exposure_firth
+from rwe.survival.firth import FirthFit, exposure_firth
 from rwe.survival.gray import exposure_gray
 from rwe.survival.kaplan_meier import exposure_curves, median, survival_at
 from rwe.survival.logrank import exposure_logrank
@@ -47,6 +49,10 @@ class PValue:
 
 
 def _of_cox(fit: CoxFit) -> Answer:
+    return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
+
+
+def _of_firth(fit: FirthFit) -> Answer:
     return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
 
 
@@ -90,16 +96,19 @@ def time_dependent(c: Cohort) -> Answer:
 
 
 def time_dependent_adjusted(c: Cohort) -> Answer:
-    return _of_cox(exposure_cox(c.over_time_adjusted, stratify_by_site=c.by_site))
+    """The model's own variance stands beside the robust one in the fit: one fit serves both."""
+    fit = c.adjusted_fit
+    estimate, se = float(fit.coefficients[0]), float(fit.model_se[0])
+    half = float(ndtri(0.975)) * se
+    return Answer(estimate, estimate - half, estimate + half, se)
 
 
 def time_dependent_robust(c: Cohort) -> Answer:
-    return _of_cox(exposure_cox(c.over_time_adjusted, stratify_by_site=c.by_site, robust=True))
+    return _of_cox(c.adjusted_fit)
 
 
 def time_dependent_firth(c: Cohort) -> Answer:
-    fit = exposure_firth(c.over_time, stratify_by_site=c.by_site)
-    return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
+    return _of_firth(exposure_firth(c.over_time))
 
 
 def start_day_strata(c: Cohort) -> Answer:
@@ -133,8 +142,7 @@ def landmark_adjusted(c: Cohort) -> Answer:
 
 
 def landmark_firth(c: Cohort) -> Answer:
-    fit = exposure_firth(c.landmark)
-    return Answer(float(fit.coefficients[0]), float(fit.ci_low[0]), float(fit.ci_high[0]), float(fit.se[0]))
+    return _of_firth(exposure_firth(c.landmark))
 
 
 def landmark_rmst(c: Cohort) -> Answer:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from rwe.simulate.scenarios import BASELINE, Scenario
+from rwe.survival.cox import CoxFit, exposure_cox
 from rwe.survival.data import CountingProcess, exposure_split, landmark_split, naive_split
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
 from rwe.survival.first_events import CompetingRows, competing_rows, first_events
@@ -73,6 +74,11 @@ class Cohort:
     @cached_property
     def over_time_adjusted(self) -> CountingProcess:
         return exposure_split(self.table, BASELINE, self.scenario.time_varying)
+
+    @cached_property
+    def adjusted_fit(self) -> CoxFit:
+        """Time-dependent Cox, adjusted, with both variances."""
+        return exposure_cox(self.over_time_adjusted, stratify_by_site=self.by_site, robust=True)
 
     @cached_property
     def landmark(self) -> CountingProcess:

@@ -93,11 +93,11 @@ _OVER_TIME = (
         of.time_dependent_robust,
         "time_dependent_cox",
         needs=_RATIO,
-        option="robust",
+        option="adjusted, robust",
     ),
     Estimator(
         "time_dependent_firth",
-        "time-dependent Cox with Firth's penalty, not adjusted, stratified by site",
+        "time-dependent Cox with Firth's penalty, not adjusted",
         "conditional",
         of.time_dependent_firth,
         "time_dependent_firth",
@@ -112,7 +112,7 @@ _OVER_TIME = (
         needs=_RATIO,
         exact_when=_NULL,
         largest=1_050,
-        option="freeze",
+        option="adjusted, freeze",
     ),
     Estimator(
         "sequential_trials",

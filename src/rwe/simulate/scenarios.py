@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from rwe.sandbox.truth import NATURE, Regime, Truth, latent_table, simulate_patients
@@ -18,7 +19,7 @@ Assumption = Literal[
     "no_covariate_effects",
     "no_effect",
 ]
-"""`anybody_may_start`: no state that matters to survival forbids a start. `no_covariate_effects`: exposure
+"""`anybody_may_start`: no state forbids a start. `no_covariate_effects`: exposure
 alone changes the hazard, so that conditional and marginal are one. `no_effect`: exposure does nothing."""
 
 BASELINE = ("age", "ecog", "log_ldh")
@@ -89,27 +90,27 @@ class Scenario:
 def cohort_table(latent: pd.DataFrame) -> CohortTable:
     """The columns of `latent_table` as an estimator reads them: disease status as changes over time."""
     patients = latent[["patient_id", "site", "time_days", "is_event", "start_day", *BASELINE]].copy()
-    parts = []
-    for covariate, begins, ends in (
-        ("responding", "response_day", "progression_day"),
-        ("progressed", "progression_day", None),
-    ):
-        parts.append(_changes(latent, covariate, begins, 1.0))
-        if ends:
-            ended = latent[latent[begins].notna() & latent[ends].notna()]
-            parts.append(_changes(ended, covariate, ends, 0.0))
-    return CohortTable(patients=patients, changes=pd.concat(parts, ignore_index=True))
-
-
-def _changes(latent: pd.DataFrame, covariate: str, day: str, value: float) -> pd.DataFrame:
-    known = latent[latent[day].notna()]
-    return pd.DataFrame(
-        {
-            "patient_id": known["patient_id"],
-            "covariate": covariate,
-            "day": known[day].astype("int64"),
-            "value": value,
-        }
+    ids = latent["patient_id"].to_numpy()
+    response = latent["response_day"].to_numpy(dtype=np.float64)
+    progression = latent["progression_day"].to_numpy(dtype=np.float64)
+    responded, progressed = ~np.isnan(response), ~np.isnan(progression)
+    # One pass over arrays: thousands of cohorts are drawn, and data frames are slow to make.
+    changes = [
+        ("responding", responded, response, 1.0),
+        ("responding", responded & progressed, progression, 0.0),
+        ("progressed", progressed, progression, 1.0),
+    ]
+    many = [int(who.sum()) for _, who, _, _ in changes]
+    return CohortTable(
+        patients=patients,
+        changes=pd.DataFrame(
+            {
+                "patient_id": np.concatenate([ids[who] for _, who, _, _ in changes]),
+                "covariate": np.repeat(np.array([name for name, *_ in changes], dtype=object), many),
+                "day": np.concatenate([day[who] for _, who, day, _ in changes]).astype(np.int64),
+                "value": np.repeat([value for *_, value in changes], many),
+            }
+        ),
     )
 
 
@@ -167,9 +168,14 @@ _WEIGHTED_BOOTSTRAP = frozenset(
         "landmark_overlap_survival",
     }
 )
-_FEW = _BY_TIME | _EMULATED | _EMULATED_BOOTSTRAP | _TRIALS | _ARMS | _WEIGHTED_LANDMARK | _WEIGHTED_BOOTSTRAP
-_FEW_PLAIN = _BY_TIME | _STRUCTURAL | _CRUDE_LANDMARK | _ARMS | {"time_dependent_firth"}
-_FEW_PLAIN_NULL = _BY_TIME | _CRUDE_LANDMARK | _CRUDE_TESTS | _MODEL_TESTS | {"landmark_firth", "mantel_byar"}
+_FEW = _BY_TIME | _EMULATED | _EMULATED_BOOTSTRAP | _WEIGHTED_LANDMARK | _WEIGHTED_BOOTSTRAP
+_FEW_PLAIN = _BY_TIME | _STRUCTURAL | _CRUDE_LANDMARK | _ARMS | {"time_dependent_firth", "sequential_trials"}
+_FEW_PLAIN_NULL = (
+    _CRUDE_LANDMARK
+    | _CRUDE_TESTS
+    | _MODEL_TESTS
+    | {"landmark_firth", "mantel_byar", "start_day_strata", "time_dependent_firth"}
+)
 
 _PLAIN_NULL = replace(_PLAIN, hazard_ratio=1.0)
 _NULL = replace(_CONFOUNDED, hazard_ratio=1.0)
@@ -199,39 +205,44 @@ def _confounded(name: str, truth: Truth, per_site: int, only: frozenset[str], sh
     )
 
 
-def _persistent(name: str, truth: Truth) -> Scenario:
+def _persistent(name: str, truth: Truth, per_site: int, share: float = 1.0) -> Scenario:
     effect = "no effect" if truth.hazard_ratio == 1 else "hazard ratio 0.60"
     return Scenario(
         name,
         f"{effect}; nobody progresses, responders start six times as often",
         truth,
         3,
-        120,
+        per_site,
         site_factors=_SITES,
         time_varying=("responding",),
         breaks=_BY_RESPONSE,
         only=_BY_TIME | _STRUCTURAL,
+        share=share,
     )
 
 
 SCENARIOS: tuple[Scenario, ...] = (
-    _plain("plain", _PLAIN, 120, _BY_TIME | _EMULATED | _STRUCTURAL | {"time_dependent_firth"}),
+    replace(
+        _plain("plain", _PLAIN, 120, _BY_TIME | _EMULATED | _STRUCTURAL | {"time_dependent_firth"}),
+        breaks=frozenset({"anybody_may_start"}),
+    ),
     _plain("plain_landmark", _PLAIN, 460, _CRUDE_LANDMARK | _ARMS),
     _plain("plain_landmark_null", _PLAIN_NULL, 260, _CRUDE_LANDMARK | _CRUDE_TESTS | {"landmark_firth"}),
     _plain("plain_null", _PLAIN_NULL, 120, _MODEL_TESTS | {"mantel_byar", "naive_logrank", "time_dependent"}),
     _confounded("landmark_null", _NULL, 200, _WEIGHTED_LANDMARK | _WEIGHTED_BOOTSTRAP),
+    _persistent("persistent_null", replace(_PERSISTENT, hazard_ratio=1.0), 120),
     _confounded("confounded", _CONFOUNDED, 120, _BY_TIME | _EMULATED | _EMULATED_BOOTSTRAP),
-    _confounded("trials", _CONFOUNDED, 80, _TRIALS),
     _confounded("few", _CONFOUNDED, 20, _FEW, share=0.25),
     _plain("few_plain", _PLAIN, 20, _FEW_PLAIN, share=0.25),
     _plain("few_plain_null", _PLAIN_NULL, 20, _FEW_PLAIN_NULL, share=0.25),
+    _persistent("few_persistent", _PERSISTENT, 20, share=0.25),
     replace(_confounded("tiny", _CONFOUNDED, 16, _FEW, share=0.25), sites=1, site_factors=()),
     replace(_plain("tiny_plain", _PLAIN, 16, _FEW_PLAIN, share=0.25), sites=1),
     replace(_plain("tiny_plain_null", _PLAIN_NULL, 16, _FEW_PLAIN_NULL, share=0.25), sites=1),
+    _confounded("trials", _CONFOUNDED, 70, _TRIALS),
+    _persistent("persistent", _PERSISTENT, 120),
     _confounded("null", _NULL, 120, _BY_TIME | _EMULATED | {"clone_censor_weight_cox_sandwich"}),
-    _persistent("persistent_null", replace(_PERSISTENT, hazard_ratio=1.0)),
     _confounded("landmark", _CONFOUNDED, 200, _WEIGHTED_LANDMARK),
-    _persistent("persistent", _PERSISTENT),
     _plain("plain_trials", _PLAIN, 70, _TRIALS - {"start_day_strata"}),
     Scenario(
         "waning",

@@ -28,12 +28,14 @@ from rwe.survival.kaplan_meier import kaplan_meier, survival_at
 from rwe.survival.rmst import restricted_means
 from rwe.survival.tables import CohortTable
 
-#: A limit rests on so many times the patients of a replicate: its error is then a fourteenth of an
-#: estimate's standard error, which costs a coverage of 95 % less than 0.1 points.
-TIMES_THE_PATIENTS = 200
+#: A limit rests on so many times the patients of a replicate (the second number where the work grows with
+#: their square): its error is then below a tenth of an estimate's standard error, which costs a coverage of
+#: 95 % about 0.1 points.
+TIMES_THE_PATIENTS, TIMES_WHERE_SQUARE = 200, 110
 _FEWEST, _MOST, _FEWEST_COHORTS = 20_000, 200_000, 8
 _STRATEGY_PATIENTS, _STRATEGY_COHORTS = 9_000, 40
 _FIRST_SEED = 77_000_000
+_LINEAR = 2_000
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def large_cohorts(s: Scenario, estimators: Sequence[Estimator]) -> list[LargeCoh
     for is_random, largest in sorted({(e.estimand == "randomised", e.largest) for e in others}):
         of_kind = [e for e in others if (e.estimand == "randomised", e.largest) == (is_random, largest)]
         where, per_site = (_randomised(s) if is_random else s), max(largest // s.sites, 1)
-        wanted = min(max(TIMES_THE_PATIENTS * s.n, _FEWEST), _MOST)
+        times = TIMES_THE_PATIENTS if largest >= _LINEAR else TIMES_WHERE_SQUARE
+        wanted = min(max(times * s.n, _FEWEST), _MOST)
         cohorts = max(math.ceil(wanted / (per_site * s.sites)), _FEWEST_COHORTS)
         names = tuple(e.name for e in of_kind)
         work += [LargeCohort(where, names, k, per_site, is_forced=False) for k in range(cohorts)]

@@ -212,7 +212,7 @@ def find_study(name_or_path: str, folder: Path) -> Study:
 
 def _location(parts: tuple[int | str, ...]) -> str:
     kinds = {k for union in (Criterion, Covariate) for k in _union_kinds(union)}
-    if parts[0] == "sensitivity_grid":  # after the entry's number comes its rule
+    if parts[:1] == ("sensitivity_grid",):  # after the entry's number comes its rule
         parts = (*parts[:2], *parts[3:])
     shown = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]
     return "".join(shown).lstrip(".") or "the study"

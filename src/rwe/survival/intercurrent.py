@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rwe.survival.cox import CoxData, CoxFit, Ties, exposure_data, fit_cox
+from rwe.survival.cox import CoxData, CoxFit, exposure_data, fit_cox
+from rwe.survival.cox_kernel import Ties
 from rwe.survival.data import (
     BoolArray,
     CohortTable,

@@ -22,12 +22,12 @@ table, time_varying being the disease status, and copies as changes where the st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from rwe.survival.cox import EXPOSURE, CoxFit, cox_data, fit_cox
+from rwe.survival.cox import EXPOSURE, CoxData, CoxFit, cox_data, fit_cox
 from rwe.survival.data import (
     BoolArray,
     CohortTable,
@@ -80,6 +80,7 @@ class MarginalStructuralModel:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     effect_type: str
+    data: CoxData | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def marginal_structural_cox(
     weighted = _weighted_for(weighted, leaving) if censoring_events else weighted
     weight, cap = _truncated(weighted.weight, truncate_percentile)
     site = full.site.astype(str)[weighted.patient] if stratify_by_site else None
-    fit = _fit(weighted, weight, full.names[: len(covariates)], site, level)
+    data = _cox_rows(weighted, weight, full.names[: len(covariates)], site)
+    fit = fit_cox(data, robust=True, level=level)
     diagnostics = weight_diagnostics(
         "Cox models of starting, stabilised by the baseline covariates", weight, capped_at=cap
     )
@@ -156,6 +158,7 @@ def marginal_structural_cox(
             *_mean_is_off(weighted, weight),
         ),
         effect_type="conditional" if covariates or stratify_by_site else "marginal",
+        data=data,
     )
 
 
@@ -234,20 +237,19 @@ def _truncated(weight: FloatArray, percentile: float | None) -> tuple[FloatArray
     return np.clip(weight, low, high), float(high)
 
 
-def _fit(
+def _cox_rows(
     rows: WeightedHistories,
     weight: FloatArray,
     names: tuple[str, ...],
     site: npt.NDArray[np.str_] | None,
-    level: float,
-) -> CoxFit:
+) -> CoxData:
     varies = np.array([np.ptp(x) > 0 for x in rows.X.T], dtype=bool)
     notes = [
         f"{n} has one value only: it was left out of the model."
         for n, v in zip(names, varies, strict=True)
         if not v
     ]
-    data = cox_data(
+    return cox_data(
         np.column_stack([rows.exposed.astype(np.float64), rows.X[:, varies]]),
         rows.stop2 / 2,
         rows.event,
@@ -258,7 +260,6 @@ def _fit(
         cluster=rows.patient,
         warnings=notes,
     )
-    return fit_cox(data, robust=True, level=level)
 
 
 def _mean_is_off(rows: WeightedHistories, weight: FloatArray) -> tuple[str, ...]:

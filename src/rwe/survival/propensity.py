@@ -19,7 +19,7 @@ seed=protocol.seed)` for each landmark; horizon and times count from the landmar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ import numpy as np
 from rwe.progress import SILENT, Progress
 from rwe.survival.arm_contrasts import ArmContrasts, arm_contrasts, contrast_vector
 from rwe.survival.bootstrap import Draws, bootstrap
-from rwe.survival.cox import EXPOSURE, cox_data, fit_cox
+from rwe.survival.cox import EXPOSURE, CoxData, cox_data, fit_cox
 from rwe.survival.data import (
     BoolArray,
     CohortTable,
@@ -109,6 +109,7 @@ class LandmarkWeighted:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     effect_type: str = "marginal"
+    data: CoxData | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,8 @@ def _result(
         notes += ("The covariates tell some who started from the others without error: no overlap there.",)
     weight = propensity_weights(fit.probability, plan.started, plan.kind)
     curves, log_hr = weigh_landmark(plan, weight)
-    robust_se = None if log_hr is None else _sandwich(plan, weight, level)
+    data = _cox_rows(plan, weight)
+    robust_se = None if log_hr is None else _sandwich(data, level)
     weights = _diagnostics(plan, weight)
     balance = balance_of(X, names, plan.started, weight)
     return LandmarkWeighted(
@@ -295,6 +297,7 @@ def _result(
             *weights[1].warnings("treated"),
             *_unbalanced(balance),
         ),
+        data=data,
     )
 
 
@@ -347,10 +350,13 @@ def _design(
     return tuple(n for n, v in zip(names, varies, strict=True) if v), X[:, varies], notes
 
 
-def _sandwich(plan: LandmarkPlan, weight: FloatArray, level: float) -> float | None:
-    data = cox_data(
+def _cox_rows(plan: LandmarkPlan, weight: FloatArray) -> CoxData:
+    return cox_data(
         plan.started[:, None].astype(np.float64), plan.stop, plan.event, names=(EXPOSURE,), weights=weight
     )
+
+
+def _sandwich(data: CoxData, level: float) -> float | None:
     try:
         return fit_cox(data, robust=True, level=level).hazard_ratio().se
     except NotEstimableError:

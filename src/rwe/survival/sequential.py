@@ -25,12 +25,12 @@ unless="progression_day", last_start_day=grace_days, stratify_by_site=True)` on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from rwe.survival.cox import EXPOSURE, CoxFit, cox_data, fit_cox
+from rwe.survival.cox import EXPOSURE, CoxData, CoxFit, cox_data, fit_cox
 from rwe.survival.data import (
     BoolArray,
     CohortTable,
@@ -81,7 +81,7 @@ class SequentialTrials:
     """Result of `sequential_trials`. The hazard ratio is conditional on the covariates at a trial's start.
 
     `n_trials` start days; `person_trials` (unexposed, exposed) entries, a patient in several; `events` of
-    patients, each counted once. `weights`: of the unexposed, None where there are none.
+    patients, each counted once. `weights`: of the unexposed, None where there are none. `data`: the rows.
     """
 
     contrast: Contrast
@@ -97,6 +97,7 @@ class SequentialTrials:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     effect_type: str = "conditional"
+    data: CoxData | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def sequential_trials(
     entries, window = _fitting_entries(history, options, window_days, model)
     rows = _cut(history, entries, model)
     weight, cap = _truncated(rows, entries, truncate_percentile)
-    fit = _fit(history, entries, rows, weight, stratify_by_site=stratify_by_site, level=level)
+    data = _cox_rows(history, entries, rows, weight, stratify_by_site=stratify_by_site)
+    fit = fit_cox(data, robust=True, level=level)
     weights = None if model is None else _diagnostics(entries, rows, weight, cap)
     shown = (f"Start days were taken together in windows of {window} days.",) if window > 1 else ()
     found = fit.hazard_ratio()
@@ -206,6 +208,7 @@ def sequential_trials(
             *(model.denominator.warnings if model else ()),
             *(weights.warnings("unexposed") if weights else ()),
         ),
+        data=data,
     )
 
 
@@ -331,15 +334,14 @@ def _truncated(rows: _Rows, entries: _Entries, percentile: float | None) -> tupl
     return np.minimum(rows.weight, cap), cap
 
 
-def _fit(
+def _cox_rows(
     history: Histories,
     entries: _Entries,
     rows: _Rows,
     weight: FloatArray,
     *,
     stratify_by_site: bool,
-    level: float,
-) -> CoxFit:
+) -> CoxData:
     at_start = row_at(history.rows, entries.patient, entries.begin2, just_before=False)
     X = history.rows.X[at_start]
     varies = _varies_within(X, entries.trial)
@@ -354,7 +356,7 @@ def _fit(
         codes = history.site_codes()
         stratum = entries.trial * (int(codes.max()) + 1) + codes[entries.patient]
     design = np.column_stack([entries.exposed.astype(np.float64), X[:, varies]])
-    data = cox_data(
+    return cox_data(
         design[rows.entry],
         rows.end2 / 2,
         rows.event,
@@ -365,7 +367,6 @@ def _fit(
         cluster=entries.patient[rows.entry],
         warnings=left_out,
     )
-    return fit_cox(data, robust=True, level=level)
 
 
 def _varies_within(X: FloatArray, trial: IntArray) -> BoolArray:

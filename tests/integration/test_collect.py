@@ -1,0 +1,398 @@
+"""What a hub takes of what sites shared, what it refuses, and that patients of two sites count once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from rwe.analyse.refresh import study_tables
+from rwe.cli import app
+from rwe.config import Workspace, open_workspace
+from rwe.errors import RweError, UsageError
+from rwe.identity import SignatureError, make_identity, read_identity
+from rwe.intake import import_folder
+from rwe.linking import read_tokens
+from rwe.sharing.collect import PartlyCollectedError, collect, of_other_protocols, read_collected
+from rwe.sharing.frames import ShareError
+from rwe.sharing.manifest import Manifest, read_manifest, write_manifest
+from rwe.study import load_studies
+from rwe.warehouse.build import build
+from tests.integration.sharing import CASE, Network, share_all, three_sites, trust, with_settings, workspace
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """Two hospitals with one link key. Three patients of site D were treated at `north` as well, 40 days
+    later; everybody's records are kept under other ids there."""
+    folder = tmp_path_factory.mktemp("linked")
+    key = folder / "link.key"
+    key.write_text(os.urandom(32).hex())
+    key.chmod(0o600)
+    sites = {}
+    for name in ("north", "siteD"):
+        made = workspace(folder, name)
+        import_folder(made, _handed_over(folder / f"handed-{name}", copies=3 if name == "north" else 0), name)
+        link = f"{name}:\n    link: {{key_file: {key}, inputs: [birth_date, gender, family]}}"
+        made = sites[name] = with_settings(open_workspace(made.root), f"{name}: {{}}", link)
+        build(made, load_studies(made.studies))
+        make_identity(made)
+    shares = {n: share_all(w, folder / "outbox") for n, w in sites.items()}
+    return Network(folder, sites, shares)
+
+
+def _handed_over(folder: Path, *, copies: int) -> Path:
+    """Site D's records with family names; with `copies`, of so many patients only, 40 days later."""
+    folder.mkdir()
+    patients = [json.loads(t) for t in (CASE / "fhir/siteD/Patient.ndjson").read_text().splitlines()]
+    chosen = [p["id"] for p in patients][: copies or None]
+    for source in (CASE / "fhir/siteD").glob("*.ndjson"):
+        lines = []
+        for text in source.read_text().splitlines():
+            if not any(f"{i}" in text for i in chosen):
+                continue
+            record = json.loads(text)
+            if record["resourceType"] == "Patient":
+                record["name"] = [{"family": f"Family{chr(65 + chosen.index(record['id']))}"}]
+            changed = json.dumps(record)
+            if copies:
+                born = record.get("birthDate", "")
+                changed = re.sub(r"\d{4}-\d{2}-\d{2}", lambda m, born=born: _later(m[0], born), changed)
+                changed = changed.replace("SD", "NORTH")
+            lines.append(changed)
+        (folder / source.name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _later(day: str, unmoved: str) -> str:
+    return day if day == unmoved else (date.fromisoformat(day) + timedelta(days=40)).isoformat()
+
+
+def test_patients_of_two_sites_count_once_by_their_first_index_event(linked: Network, tmp_path: Path) -> None:
+    hub = linked.hub(tmp_path, ("north", "siteD"))
+    tables = study_tables(hub, three_sites(hub))
+    assert tables.survival["site"].value_counts().to_dict() == {"siteD": 12}
+    assert tables.pooling is not None
+    assert tables.pooling.counted_once == 3
+    assert {s.site: s.patients for s in tables.pooling.sources} == {"north": 0, "siteD": 12}
+
+
+def test_tokens_are_gone_after_use_and_who_is_one_is_still_known(linked: Network, tmp_path: Path) -> None:
+    hub = linked.hub(tmp_path, ("north", "siteD"))
+    tokens = pq.read_table(linked.shares["siteD"] / "link.parquet")["token"].to_pylist()
+    assert len(tokens) == 12
+    study = three_sites(hub)
+    first = study_tables(hub, study)
+    for file in hub.root.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert not [t for t in tokens if t.encode() in content], file.name
+    assert not list(hub.root.rglob("link.parquet*"))
+    second = study_tables(hub, study)
+    assert second.survival.equals(first.survival)
+    assert second.content_sha256 == first.content_sha256
+
+
+def test_the_sites_own_link_tokens_never_leave(linked: Network) -> None:
+    own = read_tokens(linked.sites["siteD"], "siteD")
+    assert len(own) == 12
+    shared = pq.read_table(linked.shares["siteD"] / "link.parquet")["token"].to_pylist()
+    assert not set(own.values()) & set(shared)
+
+
+def test_a_hub_that_extracts_from_both_counts_once_too(linked: Network, tmp_path: Path) -> None:
+    """Both sites in one workspace: nothing is shared, the tokens stay where they are."""
+    hub = workspace(tmp_path, "hub")
+    settings = (linked.sites["north"].root / "rwe.yaml").read_text()
+    link = re.search(r"    link: .*", settings)
+    assert link is not None
+    for name in ("north", "siteD"):
+        import_folder(hub, linked.folder / f"handed-{name}", name)
+        hub = with_settings(open_workspace(hub.root), f"{name}: {{}}", f"{name}:\n{link[0]}")
+    build(hub, load_studies(hub.studies))
+    tables = study_tables(hub, three_sites(hub))
+    assert tables.survival["site"].value_counts().to_dict() == {"siteD": 12}
+    assert tables.pooling is not None
+    assert (tables.pooling.counted_once, tables.pooling.notes) == (3, ())
+    last = tables.attrition[-1]
+    assert (last.n_before, last.n_excluded, last.n_after) == (15, 3, 12)
+    assert not (hub.root / "shared").exists()
+    assert len(read_tokens(hub, "siteD")) == 12
+
+
+def test_sites_that_cannot_be_linked_are_named(linked: Network, tmp_path: Path) -> None:
+    """Without a link key at north its patients count twice, and the evidence says so."""
+    copy = tmp_path / "north"
+    shutil.copytree(linked.sites["north"].root, copy)
+    text = (copy / "rwe.yaml").read_text()
+    (copy / "rwe.yaml").write_text(re.sub(r"north:\n    link: .*", "north: {}", text))
+    hub = linked.hub(tmp_path, ("siteD",))
+    trust(hub, "north", linked.sites["north"])
+    collect(hub, [share_all(open_workspace(copy), tmp_path / "out")], load_studies(hub.studies))
+    tables = study_tables(hub, three_sites(hub))
+    assert len(tables.survival) == 15
+    assert tables.pooling is not None
+    assert tables.pooling.counted_once is None
+    assert "Not linked by tokens: north and siteD." in tables.pooling.notes[0]
+
+
+def test_a_site_that_shares_again_is_linked_with_what_is_known(linked: Network, tmp_path: Path) -> None:
+    """North's tokens are gone when site D shares a second time: who was one person before still is."""
+    hub = linked.hub(tmp_path, ("north", "siteD"))
+    first = study_tables(hub, three_sites(hub))
+    collect(hub, [share_all(linked.sites["siteD"], tmp_path / "again")], load_studies(hub.studies))
+    second = study_tables(hub, three_sites(hub))
+    assert second.survival.equals(first.survival)
+    assert second.pooling is not None
+    assert "Not linked by tokens: north and siteD." in second.pooling.notes[0]  # for who is new since
+
+
+# What is taken
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A share of site D in a folder of its own, and a hub that trusts site D."""
+
+    hub: Workspace
+    site: Workspace
+    path: Path
+
+    def take(self) -> object:
+        return collect(self.hub, [self.path], load_studies(self.hub.studies))
+
+    def resign(self, **changes: Any) -> None:
+        """As site D itself would sign it, with another manifest."""
+        old = read_manifest((self.path / "manifest.json").read_bytes(), "")
+        new: Manifest = msgspec.structs.replace(old, **changes)
+        content, signature = write_manifest(new, read_identity(self.site))
+        (self.path / "manifest.json").write_bytes(content)
+        (self.path / "manifest.sig").write_bytes(signature)
+
+
+@pytest.fixture
+def arrived(linked: Network, tmp_path: Path) -> Arrived:
+    hub = linked.hub(tmp_path, ())
+    trust(hub, "siteD", linked.sites["siteD"])
+    path = tmp_path / "inbox" / linked.shares["siteD"].name
+    shutil.copytree(linked.shares["siteD"], path)
+    return Arrived(hub, linked.sites["siteD"], path)
+
+
+def test_an_untouched_share_is_taken_once(arrived: Arrived) -> None:
+    (first,) = collect(arrived.hub, [arrived.path.parent], load_studies(arrived.hub.studies))
+    (second,) = collect(arrived.hub, [arrived.path], load_studies(arrived.hub.studies))
+    assert (first.site, first.patients, first.is_new, second.is_new) == ("siteD", 12, True, False)
+    (kept,) = read_collected(arrived.hub, three_sites(arrived.hub))
+    assert kept.tables["survival"].num_rows == 12
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (arrived.hub.root / "shared").rglob("*"))
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _rewrite(path: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> bytes:
+    table = pq.read_table(path / f"{name}.parquet")
+    changed = pa.Table.from_pandas(change(table.to_pandas()), preserve_index=False)
+    pq.write_table(
+        changed.cast(table.schema) if changed.schema.names == table.schema.names else changed,
+        path / f"{name}.parquet",
+    )
+    return (path / f"{name}.parquet").read_bytes()
+
+
+def test_a_changed_table_is_refused(arrived: Arrived) -> None:
+    _flip(arrived.path / "survival.parquet")
+    with pytest.raises(ShareError, match="not the file that was signed"):
+        arrived.take()
+
+
+def test_a_changed_manifest_is_refused(arrived: Arrived) -> None:
+    path = arrived.path / "manifest.json"
+    path.write_text(path.read_text().replace('"siteD"', '"siteD" '))
+    with pytest.raises(SignatureError):
+        arrived.take()
+
+
+def test_a_site_that_is_not_pinned_is_refused(arrived: Arrived, linked: Network) -> None:
+    arrived.resign(site="siteE")
+    with pytest.raises(UsageError, match="no key is pinned"):
+        arrived.take()
+
+
+def test_a_site_cannot_speak_for_another(arrived: Arrived, linked: Network) -> None:
+    trust(arrived.hub, "north", linked.sites["north"])
+    arrived.resign(site="north")
+    with pytest.raises(SignatureError):
+        arrived.take()
+
+
+def test_another_protocol_is_refused_with_a_sentence(arrived: Arrived) -> None:
+    arrived.resign(protocol_sha256="0" * 64)
+    with pytest.raises(ShareError, match="another protocol of three_sites than the hub's version"):
+        arrived.take()
+
+
+def test_an_older_share_does_not_replace_a_newer(arrived: Arrived) -> None:
+    arrived.take()
+    made = read_manifest((arrived.path / "manifest.json").read_bytes(), "").created_at
+    arrived.resign(created_at=made - timedelta(days=1))
+    with pytest.raises(ShareError, match="a newer share of siteD is here"):
+        arrived.take()
+    arrived.resign(created_at=made + timedelta(minutes=1))
+    arrived.take()
+    arrived.resign(created_at=datetime.now(UTC) + timedelta(days=400))
+    with pytest.raises(ShareError, match="future"):
+        arrived.take()
+
+
+def test_a_site_that_the_hub_extracts_from_is_not_taken_twice(arrived: Arrived) -> None:
+    import_folder(arrived.hub, CASE / "fhir" / "siteD", "siteD")
+    with pytest.raises(ShareError, match="extracts from this site itself"):
+        arrived.take()
+
+
+def test_nor_analysed_where_extraction_came_later(arrived: Arrived) -> None:
+    arrived.take()
+    import_folder(arrived.hub, CASE / "fhir" / "siteD", "siteD")
+    with pytest.raises(ShareError, match="count its patients twice"):
+        study_tables(arrived.hub, three_sites(arrived.hub))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("survival", lambda t: t.assign(name="x"), "other columns"),
+        ("survival", lambda t: t.assign(patient_id="Doe, John"), "no pseudonym"),
+        ("survival", lambda t: pd.concat([t, t.head(1)]), "two rows"),
+        ("covariate", lambda t: t.assign(value=float("inf")), "infinite"),
+        ("covariate", lambda t: t.assign(patient_id="0" * 32), "rows of nobody"),
+    ],
+)
+def test_what_no_site_should_send_is_refused_though_signed(
+    arrived: Arrived, name: str, change: Callable[[pd.DataFrame], pd.DataFrame], told: str
+) -> None:
+    raw = _rewrite(arrived.path, name, change)
+    old = read_manifest((arrived.path / "manifest.json").read_bytes(), "")
+    entry = msgspec.structs.replace(
+        old.tables[name],
+        sha256=hashlib.sha256(raw).hexdigest(),
+        rows=pq.read_metadata(arrived.path / f"{name}.parquet").num_rows,
+    )
+    arrived.resign(tables={**old.tables, name: entry})
+    with pytest.raises(ShareError, match=told) as caught:
+        arrived.take()
+    assert "Doe" not in str(caught.value)
+
+
+def test_content_that_the_manifest_does_not_name_is_refused(arrived: Arrived) -> None:
+    arrived.resign(content_sha256="0" * 64)
+    with pytest.raises(ShareError, match="not what the manifest says"):
+        arrived.take()
+
+
+def test_a_name_in_a_manifest_is_no_path(arrived: Arrived) -> None:
+    path = arrived.path / "manifest.json"
+    path.write_text(path.read_text().replace('"siteD"', '"../../evil"'))
+    with pytest.raises(ShareError, match="not that of a share"):
+        arrived.take()
+
+
+def test_the_good_ones_are_taken_and_the_others_named(arrived: Arrived, linked: Network) -> None:
+    trust(arrived.hub, "north", linked.sites["north"])
+    bad = arrived.path.with_name("share=bad")
+    shutil.copytree(linked.shares["north"], bad)
+    _flip(bad / "survival.parquet")
+    with pytest.raises(PartlyCollectedError, match="share=bad") as caught:
+        collect(arrived.hub, [arrived.path.parent], load_studies(arrived.hub.studies))
+    assert [r.site for r in caught.value.results] == ["siteD"]
+
+
+def test_a_kept_share_that_was_altered_is_noticed(arrived: Arrived) -> None:
+    arrived.take()
+    _flip(arrived.hub.root / "shared" / "study=three_sites" / "site=siteD" / "survival.parquet")
+    with pytest.raises(ShareError, match="not as it was collected"):
+        read_collected(arrived.hub, three_sites(arrived.hub))
+
+
+def test_an_encrypted_hub_keeps_shares_sealed(linked: Network, tmp_path: Path) -> None:
+    hub = workspace(tmp_path, "hub")
+    key = tmp_path / "encryption.key"
+    key.write_text(os.urandom(32).hex())
+    key.chmod(0o600)
+    hub = with_settings(hub, "version: 1", f"version: 1\nencryption:\n  key_file: {key}")
+    trust(hub, "siteD", linked.sites["siteD"])
+    collect(hub, [linked.shares["siteD"]], load_studies(hub.studies))
+    patients = pq.read_table(linked.shares["siteD"] / "survival.parquet")["patient_id"].to_pylist()
+    for file in (hub.root / "shared").rglob("*"):
+        if file.is_file():
+            assert not [p for p in patients if p.encode() in file.read_bytes()], file.name
+    (kept,) = read_collected(hub, three_sites(hub))
+    assert kept.tables["survival"]["patient_id"].to_pylist() == sorted(patients)
+
+
+def test_the_command_line_shares_and_collects(linked: Network, tmp_path: Path) -> None:
+    site, hub = linked.sites["siteD"].root, workspace(tmp_path, "hub").root
+    document = tmp_path / "siteD.json"
+    shown = _rwe("keys", "show", "--out", document, "-w", site)
+    fingerprint = shown.split("Fingerprint:")[1].split("\n")[0].strip()
+    with pytest.raises(UsageError, match="fingerprint"):
+        _rwe("keys", "pin", "siteD", document, "--fingerprint", "0" * 32, "-w", hub)
+    _rwe("keys", "pin", "siteD", document, "--fingerprint", fingerprint, "-w", hub)
+    told = _rwe("share", "three_sites", "--to", tmp_path / "out", "--dry-run", "-w", site)
+    assert "No date leaves" in told
+    assert not (tmp_path / "out").exists()
+    _rwe("share", "three_sites", "--to", tmp_path / "out", "-w", site)
+    assert "12 patients" in _rwe("collect", tmp_path / "out", "-w", hub)
+    log = [json.loads(line) for line in (site / "audit.ndjson").read_text().splitlines()]
+    assert ("share --dates anchored", "siteD", "three_sites") in {
+        (e["command"], e["site"], e["study"]) for e in log
+    }
+
+
+def _rwe(*words: object) -> str:
+    """What a command says; an error is raised, as the entry point gets it."""
+    done = CliRunner().invoke(app, [str(w) for w in words], standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def test_a_killed_collection_leaves_the_share_of_before(arrived: Arrived) -> None:
+    """Killed between the two renames, the old share lies aside: it is found again, whole."""
+    arrived.take()
+    kept = arrived.hub.root / "shared" / "study=three_sites" / "site=siteD"
+    kept.rename(kept.with_name(".site=siteD.old"))
+    arrived.take()
+    (share,) = read_collected(arrived.hub, three_sites(arrived.hub))
+    assert share.tables["survival"].num_rows == 12
+
+
+def test_a_share_of_an_older_protocol_is_named_and_not_analysed(linked: Network, tmp_path: Path) -> None:
+    hub = linked.hub(tmp_path, ("north", "siteD"))
+    path = hub.studies / "three_sites.yaml"
+    path.write_text(path.read_text().replace("grace_days: 180", "grace_days: 181"))
+    study = three_sites(hub)
+    assert read_collected(hub, study) == ()
+    assert of_other_protocols(hub, study) == ("north", "siteD")
+
+
+def test_errors_are_sentences(arrived: Arrived) -> None:
+    with pytest.raises(RweError, match="there is no share here"):
+        collect(arrived.hub, [arrived.hub.root], [])
