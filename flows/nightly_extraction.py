@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.concurrency.sync import concurrency
 
 from rwe import progress
@@ -132,7 +132,7 @@ def _land(order: Order, sites: list[str] | None) -> list[ExtractionResult]:
             else:
                 failures[name] = _as_failure(outcome, name)
             _close(order, name, outcome if isinstance(outcome, ExtractionResult) else failures[name])
-        telling.show_sites(workspace_status(order.workspace))
+        _show(order)
     raise_for_failures(results, failures)
     return results
 
@@ -203,21 +203,25 @@ def _slot(site: str, patience: timedelta) -> Iterator[None]:
 def _close(order: Order, site: str, outcome: ExtractionResult | RweError) -> None:
     """Say in the audit log how the site's night ended, after the last retry, and tell of a failure."""
     landed = outcome.result if isinstance(outcome, PartlyLandedError) else outcome
-    if isinstance(outcome, RweError):
-        telling.site_failed(site, outcome, is_partly=isinstance(outcome, PartialError))
-        ending = "partly" if isinstance(outcome, PartialError) else "failed"
-    else:
-        ending = "done"
+    is_partly, is_failure = isinstance(outcome, PartialError), isinstance(outcome, RweError)
     if order.is_night and current_flow_run() is not None:
-        run = landed.run.run if isinstance(landed, ExtractionResult) else None
         record(
             order.workspace.root,
             NIGHT,
             site=site,
-            run=run,
+            run=landed.run.run if isinstance(landed, ExtractionResult) else None,
             approval=order.workspace.settings.approval,
-            outcome=ending,
+            outcome="partly" if is_partly else "failed" if is_failure else "done",
         )
+    if isinstance(outcome, RweError):
+        telling.site_failed(site, outcome, is_partly=is_partly)
+
+
+def _show(order: Order) -> None:
+    try:
+        telling.show_sites(workspace_status(order.workspace))
+    except RweError as e:  # what landed has landed; the next command that reads it says so, too
+        get_run_logger().warning("%s", e)
 
 
 def _as_failure(outcome: object, site: str) -> RweError:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from rwe.federate.result import FederatedResult
 
 federate_app = typer.Typer(
-    help="Estimate over sites that keep their patients: sums out, sums in.", no_args_is_help=True
+    help="Estimate over sites that keep their patients: sums out, sums in.\n\n"
+    "Example: rwe federate status",
+    no_args_is_help=True,
 )
 
 _ToOption = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write the file into.")]
@@ -50,7 +52,7 @@ def federate_init(
 ) -> None:
     """Hub: begin a refresh, and write its first request for all sites.
 
-    Example: rwe federate init lenalidomide_after_car_t --site a --site b --site c --to outbox
+    Example: rwe federate init my_study --site a --site b --site c --to outbox
     """
     from rwe.federate import hub
 
@@ -86,7 +88,7 @@ def federate_approve(
 ) -> None:
     """Site: read a protocol in words, and approve it once, by its hash.
 
-    Example: rwe federate approve lenalidomide_after_car_t
+    Example: rwe federate approve my_study
     """
     from rwe.federate import site
 
@@ -249,7 +251,7 @@ def federate_fetch(
 ) -> None:
     """Get the hub's request, or (at the hub) the sites' answers, from the drop folder.
 
-    Example: rwe federate fetch lenalidomide_after_car_t --to inbox
+    Example: rwe federate fetch my_study --to inbox
     """
     from rwe.federate import drop
 

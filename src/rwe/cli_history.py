@@ -31,7 +31,7 @@ _RefreshArgument = Annotated[
 def history(study: StudyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """The estimate over all refreshes, what was new by site, and what was corrected or changed.
 
-    Example: rwe history lenalidomide_after_car_t
+    Example: rwe history my_study
     """
     from rwe.history.past import read_past
 
@@ -78,7 +78,7 @@ def diff(
 ) -> None:
     """Why an estimate moved from one refresh to another, in counts of patients.
 
-    Example: rwe diff #1 latest --study lenalidomide_after_car_t
+    Example: rwe diff #1 latest --study my_study
     """
     from rwe.analyse.differences import difference
     from rwe.evidence.outward import outward_change, outward_look
@@ -144,8 +144,8 @@ def _show_between(found: Difference, *, rounded: bool) -> None:
     from rwe.history.words import look_notes
 
     _say(
-        "Who was in both is no longer kept (see history.keep_ledgers in rwe.yaml), so this is what each refresh "
-        "between reported when it was made; a patient who moved twice counts twice."
+        "Who was in both is no longer kept (see history.keep_ledgers in rwe.yaml), so this is what each "
+        "refresh between reported when it was made; a patient who moved twice counts twice."
     )
     for look in found.between:
         notes = look_notes(outward_look(look) if rounded else look)
@@ -156,7 +156,7 @@ def _show_between(found: Difference, *, rounded: bool) -> None:
 def release(study: StudyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Make the copy of the newest refresh that may leave: rounded, and only if enough is new.
 
-    Example: rwe release lenalidomide_after_car_t
+    Example: rwe release my_study
     """
     from rwe.history.release import release as make_release
 

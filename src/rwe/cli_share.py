@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 share_app = typer.Typer()
 keys_app = typer.Typer(
-    help="Who this workspace is to others, and whom it trusts: keys for share and federate.",
+    help="Who this workspace is to others, and whom it trusts: keys for share and federate.\n\n"
+    "Example: rwe keys show --out charite.json",
     no_args_is_help=True,
 )
 
@@ -47,9 +48,9 @@ def share(
 ) -> None:
     """Write a study's cohort tables for the hub: new pseudonyms, no dates, signed.
 
-    Example: rwe share lenalidomide_after_car_t --to outbox/
+    Example: rwe share my_study --to outbox/
 
-    Example: rwe share lenalidomide_after_car_t --to outbox/ --dry-run
+    Example: rwe share my_study --to outbox/ --dry-run
     """
     from rwe.sharing.share import outgoing, write_share
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -133,6 +135,21 @@ def test_a_site_without_events_or_with_one_arm_adds_what_it_has() -> None:
     assert climb([*base, quiet])[0][-1].beta == pytest.approx(alone, abs=1e-12)
     moved = climb([*base, one_arm])[0][-1].beta - alone
     assert abs(moved[1]) > 1e-5  # its ages at death count
+
+
+def test_at_the_end_the_rule_stays_where_it_is() -> None:
+    """A site whose rounding sees one step more to go is asked for the same point, and answers it."""
+    points, decision = climb([simulated(seed, 120, -0.5) for seed in (1, 2, 3)])
+    assert decision.ending == "converged"
+    assert decision.beta is None
+    assert decision.following is not None
+    assert is_same_beta(decision.following, points[decision.best].beta.tolist())
+
+
+def test_no_refresh_has_more_steps_than_the_plan() -> None:
+    sites = [simulated(seed, 120, 2.5, -0.1) for seed in (1, 2, 3)]
+    points, decision = climb(sites, replace(PLAN, most_steps=2))
+    assert (len(points), decision.ending, decision.following) == (2, "too_many_steps", None)
 
 
 def test_rounding_of_another_machine_passes_and_another_beta_does_not() -> None:

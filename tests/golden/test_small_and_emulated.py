@@ -60,12 +60,24 @@ def test_clone_censor_weight(toy_registry: Evidence, r_toy: dict[str, Any], mode
         assert find("survival_difference").estimate == pytest.approx(diff, abs=SURVIVAL)
     mean = only(toy_registry, "clone_censor_weight", "rmst_difference_days", **asked)
     assert mean.estimate == pytest.approx(r["rmst_diff"], abs=1e-4)
+    for strategy, key in (("no_surgery", "rmst0"), ("surgery", "rmst1")):
+        arm = only(toy_registry, "clone_censor_weight", "rmst_days", strategy=strategy, **asked)
+        assert arm.estimate == pytest.approx(r[key], abs=1e-4)
     hr = only(toy_registry, "clone_censor_weight", "hazard_ratio", **asked)
     assert hr.log_estimate == pytest.approx(r["log_hr"], abs=CCW_LOG_HR)
     assert hr.se == pytest.approx(r["robust_se"], abs=ESTIMATED_WEIGHTS_SE)
     assert hr.n == r_toy["n"]  # patients, not clones
     assert hr.effect_type == "marginal"
     assert not hr.is_biased
+
+
+def test_the_weights_of_the_primary_analysis(toy_registry: Evidence, r_toy: dict[str, Any]) -> None:
+    assert toy_registry.diagnostics is not None
+    weights = {w.strategy: w for w in toy_registry.diagnostics.weights}
+    r = r_toy["own_ccw_cox"]
+    assert max(w.maximum or 0 for w in weights.values()) == pytest.approx(r["max_weight"], abs=CCW_LOG_HR)
+    means = [weights[s].mean for s in ("no_surgery", "surgery")]
+    assert means == pytest.approx(r["mean_weight"], abs=SURVIVAL)
 
 
 def test_the_toy_registry_without_weights(toy_registry: Evidence, r_toy: dict[str, Any]) -> None:

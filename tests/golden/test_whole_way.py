@@ -22,7 +22,7 @@ from tests.support import ROOT
 
 CASES = ROOT / "tests" / "cases"
 STUDIES = ROOT / "tests" / "cases_studies"
-LOG_RANK, COX = 1e-8, 1e-6  # absolute tolerances, hazard ratios on the log scale
+LOG_RANK, COX, FIRTH = 1e-8, 1e-6, 1e-4  # absolute tolerances, hazard ratios on the log scale
 
 
 def whole_way(folder: Path, case: Path, study: str, sites: list[str]) -> Evidence:
@@ -151,6 +151,26 @@ def test_the_other_coefficients_too(heart: Evidence, r_heart: dict[str, Any]) ->
     r = r_heart["convention_A_all103"]["td_age_surgery_year_efron"]["coef"]
     names = {"exposed": "trt", "age": "age", "prior_surgery": "surgery", "year": "year"}
     assert {names[c.name]: c.estimate for c in e.coefficients} == pytest.approx(r, abs=COX)
+    e = find(heart, "time_dependent_cox", adjusted=ADJUSTED["age_surgery_year"], ties="breslow")
+    r = r_heart["convention_A_all103"]["td_age_surgery_year_breslow"]["coef"]
+    assert {names[c.name]: c.estimate for c in e.coefficients} == pytest.approx(r, abs=COX)
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_the_coefficient_of_age_too(heart: Evidence, r_heart: dict[str, Any], ties: str) -> None:
+    r = r_heart["convention_A_all103"]
+    e = find(heart, "time_dependent_cox", adjusted=("age",), ties=ties)
+    (age,) = [c.estimate for c in e.coefficients if c.name == "age"]
+    assert age == pytest.approx(r[f"td_age_adjusted_{ties}"]["age_log_hr"], abs=COX)
+
+
+def test_proportional_hazards_of_the_primary_model(heart: Evidence, r_heart: dict[str, Any]) -> None:
+    assert heart.diagnostics is not None
+    r = r_heart["convention_A_all103"]["ph_test_td_age_km"]
+    names = {"exposure": "trt", "age": "age", "all": "GLOBAL"}
+    found = {names[t.covariate]: t for t in heart.diagnostics.proportional_hazards}
+    assert {n: t.chi_square for n, t in found.items()} == pytest.approx(r["chisq"], abs=COX)
+    assert {n: t.p_value for n, t in found.items()} == pytest.approx(r["p"], abs=COX)
 
 
 def test_log_rank_and_mantel_byar(heart: Evidence, r_heart: dict[str, Any]) -> None:
@@ -231,6 +251,10 @@ def test_seven_against_nine(version: str, folder: str, tmp_path: Path) -> None:
         same_test(
             find(evidence, "landmark_logrank", landmark=day), r[f"landmark{day}"]["logrank"], strategies
         )
+    for g, strategy in enumerate(strategies):
+        e, m = median_of(evidence, "naive_kaplan_meier", strategy), r["naive_median"][f"g={g}"]
+        assert (e.estimate, e.ci_low, e.ci_high) == (m["median"], m["lo"], m["hi"])
+    assert_firth_stands_in(evidence, version)
     naive = find(evidence, "naive_cox")
     if version == "v1":  # nobody on maintenance died: the likelihood has no maximum
         assert naive.status == "did_not_converge"
@@ -240,6 +264,15 @@ def test_seven_against_nine(version: str, folder: str, tmp_path: Path) -> None:
     else:
         assert naive.log_estimate == pytest.approx(r["plain_cox"]["log_hr"], abs=COX)
         assert naive.se == pytest.approx(r["plain_cox"]["se"], abs=COX)
+
+
+def assert_firth_stands_in(evidence: Evidence, version: str) -> None:
+    """The Cox model that the study names carries no answer: the one of Firth that it asks for, too, does."""
+    (answer,) = [e for e in evidence.estimates if e.role == "primary"]
+    assert (answer.analysis, answer.downgraded_from) == ("time_dependent_firth", "time_dependent_cox")
+    few = {"v1": "no death", "v2": "only 1 death"}[version]
+    assert few in answer.warnings[0]
+    assert [r.analysis for r in evidence.refused if few in r.reason] == ["time_dependent_cox"]
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +288,28 @@ def test_four_sites_stratified(sites_abcd: Evidence, ties: str) -> None:
     same_cox(find(sites_abcd, "time_dependent_cox", stratified=True, **options), r["stratified_ABCD"])
     for site, own in r["per_site"].items():
         same_cox(find(sites_abcd, "time_dependent_cox", site=site, **options), own)
+    pooled = find(sites_abcd, "time_dependent_cox", stratified=True, **options)
+    names = {"exposed": "trt", "age": "age", "ecog": "ecog"}
+    assert {names[c.name]: c.estimate for c in pooled.coefficients} == pytest.approx(
+        r["stratified_ABCD_coef"], abs=COX
+    )
+
+
+def test_each_site_is_counted_and_the_one_without_events_has_firths_ratio(sites_abcd: Evidence) -> None:
+    r = expected("e_three_sites")
+    for site, counts in r["counts"].items():
+        e = find(sites_abcd, "time_dependent_firth", site=site, ties="breslow")
+        assert (e.n, e.n_by_strategy["maintenance"]) == (counts["n"], counts["started"])
+        assert (e.events, e.events_by_strategy["maintenance"]) == (
+            counts["deaths"],
+            counts["deaths_after_start"],
+        )
+    e = find(sites_abcd, "time_dependent_firth", site="siteD", ties="breslow")
+    d = r["siteD"]
+    assert (e.estimate, e.ci_low, e.ci_high) == pytest.approx(
+        (d["firth_hr"], d["firth_lo"], d["firth_hi"]), rel=FIRTH
+    )
+    assert e.p_value == pytest.approx(d["firth_p"], abs=FIRTH)
 
 
 def test_three_sites_stratified_and_not(tmp_path: Path) -> None:

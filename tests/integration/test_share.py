@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ import pytest
 from rwe.analyse.pool_tables import concatenated
 from rwe.analyse.read import read_study
 from rwe.analyse.refresh import make_evidence, study_tables
-from rwe.config import Workspace, open_workspace
+from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError
 from rwe.evidence.contract import Estimate, Evidence
 from rwe.evidence.synthesis import MetaResult
 from rwe.identity import make_identity
 from rwe.intake import import_folder
+from rwe.resources import bundled
+from rwe.sandbox.dialects import CART_COPIES, LOCAL_CODES
+from rwe.sandbox.hospital import demo_specs, write_ndjson
 from rwe.sharing.collect import collect
+from rwe.sharing.files import shared_pseudonym
 from rwe.sharing.frames import ShareError
 from rwe.sharing.manifest import read_manifest
-from rwe.sharing.share import outgoing
+from rwe.sharing.share import outgoing, write_share
 from rwe.study import load_studies
 from rwe.survival.cox import exposure_cox
 from rwe.survival.data import CohortTable, exposure_split, no_changes
@@ -201,6 +206,67 @@ def test_leaving_out_the_site_that_disagrees_leaves_no_heterogeneity(of_four: Ev
     left = {one.site: one for one in of_four.synthesis.leave_one_out}
     assert set(left) == {"siteA", "siteB", "siteC"}
     assert left["siteB"].tau2 == 0 < left["siteA"].tau2
+
+
+FRAMES = ("changes", "toxicity", "intercurrent", "copies", "expansion", "response")
+
+
+CLINICAL = """
+toxicities: [{name: neutropenia, adverse_event: neutropenia, codelist: neutrophils}]
+cart_copies: {codelist: copies, unit: "{copies}/ug"}
+"""
+CODES = {"neutrophils": "http://loinc.org,751-8", "copies": f"{LOCAL_CODES},{CART_COPIES}"}
+
+
+def _clinical_studies(made: Workspace) -> None:
+    """The bundled study, which also asks for a toxicity and for copies of the transgene."""
+    shutil.copytree(bundled("studies"), made.studies, dirs_exist_ok=True)
+    (path,) = made.studies.glob("*.yaml")
+    path.write_text(path.read_text() + CLINICAL)
+    for name, code in CODES.items():
+        lines = f"system,code,display,source,valid_from,valid_to\n{code},{name},test,,\n"
+        (made.studies / "codelists" / f"{name}.csv").write_text(lines)
+
+
+def test_every_table_of_a_large_study_arrives_as_it_was(tmp_path: Path) -> None:
+    """Toxicities, copies of the transgene, response, disease status: 60 made-up patients, row by row."""
+    site = init_workspace(tmp_path / "site", key_file=tmp_path / "site.key")
+    hub = init_workspace(tmp_path / "hub", key_file=tmp_path / "hub.key")
+    for made in (site, hub):
+        _clinical_studies(made)
+    spec = demo_specs(seed=1, patients=60)[0]
+    (tmp_path / "handed").mkdir()
+    write_ndjson(spec, tmp_path / "handed")
+    import_folder(site, tmp_path / "handed", spec.name)
+    build(site, load_studies(site.studies))
+    make_identity(site)
+    (study,) = load_studies(site.studies)
+    for going in outgoing(site, study, dates="exact"):
+        write_share(site, going, tmp_path / "out")
+    trust(hub, spec.name, site)
+    collect(hub, [tmp_path / "out"], load_studies(hub.studies))
+
+    own = read_study(site.private_database, study)
+    rename = shared_pseudonym(site, study, spec.name)
+    arrived = study_tables(hub, study)
+    whole = pd.concat([own.survival, own.covariates], axis=1)
+    assert len(whole) > 30
+    _same_rows(pd.concat([arrived.survival, arrived.covariates], axis=1), whole, rename)
+    cohort = set(own.survival["patient_id"])
+    for name in FRAMES:
+        sent = getattr(own, name)
+        _same_rows(getattr(arrived, name), sent[sent["patient_id"].isin(cohort)], rename)
+    filled = [n for n in FRAMES if len(getattr(arrived, n))]
+    assert {"changes", "toxicity", "copies", "expansion", "response"} <= set(filled)
+    assert make_evidence(study, arrived, created_at=datetime.now(UTC))[0].kinetics is not None
+
+
+def _same_rows(found: pd.DataFrame, sent: pd.DataFrame, rename: Callable[[str], str]) -> None:
+    sent = sent.assign(patient_id=sent["patient_id"].map(rename))
+    columns = list(sent.columns)
+    assert list(found.columns) == columns
+    a, b = (f.sort_values(columns, ignore_index=True) for f in (found, sent))
+    pd.testing.assert_frame_equal(a, b, check_dtype=False, check_exact=True)
 
 
 # What leaves

@@ -114,7 +114,7 @@ class Prefect:
             session.trust_env = False
             for _ in range(20):
                 answer = session.request(
-                    method, f"{self.url}{path}", json=body, auth=(user, password), timeout=20
+                    method, f"{self.url}{path}", json=body, auth=(user, password), timeout=90
                 )
                 if answer.status_code != 503:  # SQLite is busy: clients ask again
                     break

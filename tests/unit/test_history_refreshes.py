@@ -19,6 +19,7 @@ from rwe.cli import app
 from rwe.config import Workspace, open_workspace
 from rwe.errors import EvidenceError, UsageError
 from rwe.evidence.contract import read_evidence
+from rwe.evidence.synthesis import Pooling, SiteSource
 from rwe.history.inputs import tables_sha256
 from rwe.history.ledger import forget_erased, ledger_path, read_ledger
 from rwe.history.manifest import read_manifest, verify
@@ -97,6 +98,15 @@ def test_the_hash_of_the_tables_lets_no_guess_be_checked(nights: Nights) -> None
     assert first.inputs.tables_sha256 != tables_sha256(nights.now)
     assert tables_sha256(tables(FIRST)) == tables_sha256(nights.now)
     assert tables_sha256(tables(FIRST[1:])) != tables_sha256(nights.now)
+
+
+def test_the_same_rows_shared_once_more_are_nothing_new(nights: Nights) -> None:
+    def shared(share: str, once: int | None = None) -> str:
+        source = SiteSource(site="river", source="shared", patients=12, share=share)
+        return tables_sha256(replace(tables(FIRST), pooling=Pooling((source,), once, ())))
+
+    assert shared("monday") == shared("tuesday") != tables_sha256(tables(FIRST))
+    assert shared("monday") != shared("monday", 2)
 
 
 def test_a_refresh_is_sealed_and_its_manifest_holds_the_hashes_of_its_files(nights: Nights) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from rwe.analyse.diagnose import diagnose
 from rwe.analyse.plan import Findings, run_analyses
 from rwe.analyse.run_intercurrent import CARRY_WEIGHTS
 from rwe.report.specification import specification
@@ -62,6 +63,21 @@ def test_the_time_dependent_model_is_weighted_for_the_event(patients: CohortTabl
     assert found.method.startswith("Cox model weighted for intercurrent events: transplant")
     assert found.variance_method == "robust, clustered by patient"
     assert found.parameters.weight_model == "cox_of_events"
+
+
+def test_the_weights_stand_among_the_diagnostics(patients: CohortTable) -> None:
+    protocol = protocol_with({"analysis": "time_dependent_cox", "role": "primary", "adjusted_for": ["x"]})
+    (weights,) = diagnose(protocol, patients, run_analyses(protocol, patients)).weights
+    assert (weights.strategy, weights.patients) == ("all_patients", 500)
+    assert weights.model.startswith("Cox models of transplant, stabilised")
+    assert weights.mean == pytest.approx(1.0, abs=0.1)  # as stabilised weights are, where the model is right
+    assert 250 < weights.effective < 500
+
+
+def test_weights_that_are_worth_too_few_patients_are_no_estimate(patients: CohortTable) -> None:
+    few = CohortTable(patients.patients.iloc[:9], patients.changes[patients.changes["patient_id"] < "p00009"])
+    (refusal,) = run(few, {"analysis": "time_dependent_cox"}).refused
+    assert "too few for a weighted estimate" in refusal.reason
 
 
 def test_the_rows_behind_a_weighted_primary_estimate_carry_its_weights(patients: CohortTable) -> None:

@@ -180,6 +180,27 @@ def _kaplan_meier(patients: pd.DataFrame, day: float) -> float:
     return float(np.prod(1 - deaths / at_risk))
 
 
+def test_where_nobody_leaves_but_by_the_event_its_weights_are_those_of_loss() -> None:
+    """Weights for loss are checked against slow loops and R elsewhere; here both must be the same."""
+    table = cohort(400, seed=8)
+    patients = table.patients
+    alive = ~patients["is_event"]
+    patients = patients.assign(end_reason=patients["end_reason"].mask(alive, "censored:transplant"))
+    only = CohortTable(patients, table.changes)
+    options = {"horizon_days": 900, "times": [100.0, 300.0], "replicates": 0}
+    event = clone_censor_weight(only, 60, ["x"], ["worse"], censoring_events=[SICK], **options)
+    loss = clone_censor_weight(only, 60, ["x"], ["worse"], loss_weights=True, **options)
+    both = clone_censor_weight(
+        only, 60, ["x"], ["worse"], censoring_events=[SICK], loss_weights=True, **options
+    )
+    for found in (event, both):  # with an event of its own nobody is left to be lost
+        assert found.contrasts.hazard_ratio.log_estimate == loss.contrasts.hazard_ratio.log_estimate
+        assert [s.control.estimate for s in found.contrasts.survival] == [
+            s.control.estimate for s in loss.contrasts.survival
+        ]
+    assert [c.model for c in event.coefficients if c.name == "exposed"] == ["transplant"]
+
+
 def test_the_structural_model_weighs_for_the_event_too() -> None:
     """Nothing decides on starting here, so the structural model is the weighted Cox model up to noise."""
     table = cohort(3000, seed=21)

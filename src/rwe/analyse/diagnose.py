@@ -45,6 +45,7 @@ from rwe.survival.proportional_hazards import exposure_proportional_hazards
 from rwe.survival.sensitivity import confounding_array, e_value, lost_deaths_tipping_point
 from rwe.survival.subgroups import subgroup_effects
 from rwe.survival.tables import numbers
+from rwe.survival.weight_diagnostics import WeightDiagnostics
 
 _T = TypeVar("_T")
 _RATIOS, _PREVALENCES = (1.5, 2.0, 3.0), (0.1, 0.3, 0.5)
@@ -73,7 +74,7 @@ def diagnose(
     weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
     return Diagnostics(
         proportional_hazards=hazards,
-        weights=[w for task, found in weighted for w in arm_weights(task, found)],
+        weights=[w for task, found in weighted for w in arm_weights(task, found)] + _of_events(findings),
         positivity=[
             PositivityCell(covariate=s.covariate, level=s.level, started=s.started, not_started=s.not_started)
             for _, found in weighted
@@ -147,18 +148,28 @@ def _hazards(rows: CountingProcess, by_site: bool) -> list[HazardsTest]:
     ]
 
 
+def _of_events(findings: Findings) -> list[ArmWeights]:
+    """The weights for intercurrent events of a Cox model, the primary one first: of all patients."""
+    first = sorted(findings.event_weights, key=lambda w: w[0].analysis.role != "primary")[:1]
+    return [_summary("all_patients", found) for _, found in first]
+
+
 def arm_weights(task: Task, found: CloneCensorWeight) -> Iterable[ArmWeights]:
     """The weights of both arms, summarised."""
     for strategy, w in zip(task.strategies(), found.weights, strict=True):
-        yield ArmWeights(
-            strategy=strategy,
-            model=w.model,
-            patients=w.n_weighted,
-            mean=w.mean,
-            maximum=w.maximum,
-            percentiles={f"{q:g}": v for q, v in w.percentiles},
-            effective=w.effective_sample_size,
-        )
+        yield _summary(strategy, w)
+
+
+def _summary(strategy: str, w: WeightDiagnostics) -> ArmWeights:
+    return ArmWeights(
+        strategy=strategy,
+        model=w.model,
+        patients=w.n_weighted,
+        mean=w.mean,
+        maximum=w.maximum,
+        percentiles={f"{q:g}": v for q, v in w.percentiles},
+        effective=w.effective_sample_size,
+    )
 
 
 def _confounding(primary: Estimate) -> UnmeasuredConfounding | None:

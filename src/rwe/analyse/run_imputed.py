@@ -49,6 +49,7 @@ def run_imputed(task: Task, imputed: ImputedTables, run: Runner, findings: Findi
         findings.estimates.append(_pooled(same, [note, *imputed.warnings]))
     findings.curves += _curves(each)
     findings.weights += each[0].weights
+    findings.event_weights += each[0].event_weights
     findings.balance += each[0].balance
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rwe.analyse.run_emulation import FEWEST_EFFECTIVE
 from rwe.analyse.run_groups import CONFOUNDED, few_events
-from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, make_estimate
+from rwe.analyse.tasks import Findings, PrimaryRows, Task, TooLittleError, defined, make_estimate
 from rwe.evidence.contract import Coefficient
 from rwe.survival.data import CountingProcess, NotEstimableError
 from rwe.survival.intercurrent import event_weighted_cox
@@ -30,7 +31,10 @@ def require_weights(task: Task) -> None:
 
 
 def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings) -> None:
-    """The time-dependent Cox model, those who go on weighted for the intercurrent events."""
+    """The time-dependent Cox model, those who go on weighted for the intercurrent events.
+
+    Raises TooLittleError where the weights are worth fewer than ten patients.
+    """
     a = task.analysis
     found = event_weighted_cox(
         task.table,
@@ -41,6 +45,13 @@ def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings
         ties=a.ties,
         level=task.protocol.confidence_level,
     )
+    effective = found.weights.effective_sample_size
+    if effective < FEWEST_EFFECTIVE:
+        raise TooLittleError(
+            f"the weights for the events are worth {effective:.1f} patients: too few for a weighted estimate",
+            advice="name fewer covariates in weighted_for",
+        )
+    findings.event_weights.append((task, found.weights))
     fit, hr = found.fit, found.fit.hazard_ratio()
     if a.role == "primary" and task.site is None:
         findings.primary = PrimaryRows(found.data, a.ties, is_robust=True)

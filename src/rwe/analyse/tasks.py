@@ -27,6 +27,7 @@ from rwe.survival.first_events import FirstEvents, first_events
 from rwe.survival.histories import with_salvage
 from rwe.survival.intercurrent import CensoringEvent
 from rwe.survival.tables import numbers
+from rwe.survival.weight_diagnostics import WeightDiagnostics
 
 IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
 RELAPSE, NON_RELAPSE_DEATH = "relapse", "non_relapse_death"
@@ -70,6 +71,7 @@ class Findings:
     refused: list[Refusal] = field(default_factory=list)
     weights: list[tuple[Task, CloneCensorWeight]] = field(default_factory=list)
     balance: list[BalanceAfter] = field(default_factory=list)
+    event_weights: list[tuple[Task, WeightDiagnostics]] = field(default_factory=list)
     primary: PrimaryRows | None = None
     answer: Task | None = None
 

@@ -131,18 +131,21 @@ class PrefectProgress:
         yield _PrefectStep(self, f"{label} ({unit})" if unit else label, total)
 
     def tell(self, label: str, done: int, total: int | None) -> None:
-        """Show how far a step is, unless something was shown a moment ago."""
+        """Show how far a step is, unless something was shown a moment ago. It never stops the work: where the
+        server does not take it, nothing is shown any more."""
         if time.monotonic() - self._told < _TELL_SECONDS:
             return
         self._told = time.monotonic()
         percent = min(100.0, 100 * done / total) if total else 0.0
         text = f"{label}: {done:,}" + (f" of {total:,}" if total else "")
-        if self._artifact is None:
-            self._artifact = cast(
-                UUID, create_progress_artifact(progress=percent, key=self._key, description=text)
-            )
-        else:
-            update_progress_artifact(artifact_id=self._artifact, progress=percent, description=text)
+        try:
+            if self._artifact is None:
+                made = create_progress_artifact(progress=percent, key=self._key, description=text)
+                self._artifact = cast(UUID, made)
+            else:
+                update_progress_artifact(artifact_id=self._artifact, progress=percent, description=text)
+        except Exception:  # a server that is down, after the client's own retries
+            self._told = float("inf")
 
 
 class _PrefectStep:

@@ -242,8 +242,8 @@ def _decoded(texts: Mapping[str, str]) -> dict[str, float]:
 def check_beta(request: Request, plan: Plan, points: Sequence[Point]) -> Decision:
     """Beta is the one that follows from the totals, and lies in the box."""
     decision = decide(plan, points)
-    if decision.beta is None:
+    if decision.following is None or len(points) >= plan.most_steps:
         raise refuse(f"no step follows from the totals ({decision.ending.replace('_', ' ')})", request)
-    if not is_same_beta(request.beta, decision.beta):
+    if not is_same_beta(request.beta, decision.following):
         raise refuse("beta does not follow from the totals of the step before", request)
     return decision

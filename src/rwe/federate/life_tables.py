@@ -64,7 +64,9 @@ def _episodes(rows: CountingProcess, exposed: bool) -> tuple[FloatArray, FloatAr
 
 
 def life_table(totals: Mapping[str, float], days: tuple[int, ...]) -> tuple[LifeTableRow, ...]:
-    """The rows of both arms from the totals of rounded cumulative counts."""
+    """The rows of both arms from the totals of rounded cumulative counts; none without days."""
+    if not days:
+        return ()
     rows = []
     for arm in ARMS:
         before = {m: totals[f"{m}[{arm},0]"] for m in MOVES}

@@ -44,13 +44,15 @@ class Decision:
     """What comes after the points so far: another `beta`, or the end.
 
     `best` is the place of the point at which the estimate stands. `coefficients` names those that leave the
-    box, or have no information.
+    box, or have no information. `following` is the beta that the rule gives next, also where the end is
+    reached: another machine may round to the other side of it.
     """
 
     ending: Ending
     beta: tuple[float, ...] | None
     best: int
     coefficients: tuple[str, ...] = ()
+    following: tuple[float, ...] | None = None
 
 
 def point_of(plan: Plan, beta: Sequence[float], totals: Mapping[str, float]) -> Point:
@@ -107,16 +109,18 @@ def decide(plan: Plan, points: Sequence[Point]) -> Decision:
     if newton is None:
         return Decision("singular", None, base, flat)
     decrement = float(here.score @ newton)
+    is_over = tried is None and _has_converged(points, base, decrement)
     if tried is None:
-        if _has_converged(points, base, decrement):
-            return Decision("converged", None, base)
         tried = here.beta + newton * _shortening(points[0], newton)
+    following = tuple(float(b) for b in tried)
+    if is_over:
+        return Decision("converged", None, base, following=following)
     outside = _outside(plan, points[0], tried)
     if outside:
         return Decision("out_of_the_box", None, base, outside)
     if len(points) >= plan.most_steps:
         return Decision("too_many_steps", None, base)
-    return Decision("goes_on", tuple(float(b) for b in tried), base)
+    return Decision("goes_on", following, base, following=following)
 
 
 def _has_converged(points: Sequence[Point], base: int, decrement: float) -> bool:
@@ -141,7 +145,7 @@ def _solve(information: FloatArray, score: FloatArray) -> FloatArray | None:
 
 def _without_information(plan: Plan, first: Point) -> tuple[str, ...]:
     diagonal = np.diag(first.information)
-    return tuple(n for n, d in zip(plan.coefficients, diagonal, strict=True) if not d > 1e-9)
+    return tuple(n for n, d in zip(plan.coefficients, diagonal, strict=True) if not d > 1e-12)
 
 
 def _spread(first: Point) -> FloatArray:

@@ -75,11 +75,25 @@ def site_rows(study: Study, plan: Plan, tables: StudyTables) -> SiteRows:
 
 
 def _weighted(task: Task) -> CoxData:
-    """Copies with weights whose models were fitted here."""
-    found = emulated(replace(task), horizon=task.horizon)
-    if found.rows is None:
-        raise EvidenceError("the weights could not be fitted at this site", where="clone_censor_weight")
-    return arm_cox_data(found.rows)
+    """Copies with weights whose models were fitted here, each local site by itself and a stratum."""
+    parts = []
+    names = sorted(task.table.patients["site"].astype(str).unique())
+    for name in names:
+        found = emulated(replace(task, table=task.table.restrict(name), site=name), horizon=task.horizon)
+        if found.rows is None:
+            raise EvidenceError("the weights could not be fitted at this site", where="clone_censor_weight")
+        parts.append(arm_cox_data(found.rows))
+    offsets = np.cumsum([0, *(int(part.cluster.max(initial=-1)) + 1 for part in parts)])
+    return cox_data(
+        np.concatenate([part.X for part in parts]),
+        np.concatenate([part.stop for part in parts]),
+        np.concatenate([part.event for part in parts]),
+        names=parts[0].names,
+        start=np.concatenate([part.start for part in parts]),
+        weights=np.concatenate([part.weight for part in parts]),
+        strata=np.repeat(names, [len(part) for part in parts]),
+        cluster=np.concatenate([p.cluster + at for p, at in zip(parts, offsets, strict=False)]),
+    )
 
 
 def _model(rows: CountingProcess, plan: Plan) -> CoxData:

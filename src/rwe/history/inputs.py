@@ -60,8 +60,16 @@ def tables_sha256(tables: StudyTables) -> str:
         for column in frame.columns:
             digest.update(f"|{column}|".encode() + _bytes(frame[column]))
     steps = [[s.step, s.n_before, s.n_excluded] for s in tables.attrition]
-    digest.update(json.dumps([steps, str(tables.data_cutoff), repr(tables.pooling)]).encode())
+    digest.update(json.dumps([steps, str(tables.data_cutoff), _pooled(tables)]).encode())
     return digest.hexdigest()
+
+
+def _pooled(tables: StudyTables) -> list[object]:
+    """What was pooled, but not by which share: the same rows shared once more are nothing new."""
+    if tables.pooling is None:
+        return []
+    sources = [[s.site, s.source, s.patients, s.ages] for s in tables.pooling.sources]
+    return [sources, tables.pooling.counted_once]
 
 
 def ledger_of(tables: StudyTables, refresh: str, key_id: str) -> Ledger:

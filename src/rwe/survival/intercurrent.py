@@ -218,7 +218,7 @@ def event_weighted_cox(
     weight = np.exp(log_weight)
     data = replace(exposure_data(process, stratify_by_site=stratify_by_site), weight=frozen_floats(weight))
     fit = fit_cox(data, ties=ties, robust=True, level=level)
-    model = "Cox models of " + ", ".join(e.name for e in events) + ", stabilised"
+    model = "Cox models of " + ", ".join(e.name for e in events) + ", stabilised (time-dependent exposure)"
     final = last_of_entries(process.patient, weight, history.n)
     diagnostics = weight_diagnostics(model, final, rows=weight)
     counts = tuple((e.name, int(is_censored_by(table, e.name)[history.members].sum())) for e in events)
