@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from rwe.federate.result import FederatedResult
 
 federate_app = typer.Typer(
-    help="Estimate over sites that keep their patients: sums out, sums in.\n\n"
-    "Example: rwe federate status",
+    help="Estimate over sites that keep their patients: sums out, sums in.\n\nExample: rwe federate status",
     no_args_is_help=True,
 )
 

@@ -41,7 +41,7 @@ LAYOUTS: Final[dict[str, tuple[tuple[str, pa.DataType, bool], ...]]] = {
     ),
     "covariate": (_PATIENT, ("covariate", _TEXT, False), ("value", _FLOAT, False)),
     "change": (_PATIENT, ("covariate", _TEXT, False), ("day", _DAY, False), ("value", _FLOAT, False)),
-    "toxicity": (_PATIENT, ("toxicity", _TEXT, False), ("day", _DAY, False), ("grade", _DAY, False)),
+    "toxicity": (_PATIENT, ("toxicity", _TEXT, False), ("day", _DAY, False), ("grade", _DAY, True)),
     "intercurrent": (_PATIENT, ("event", _TEXT, False), ("day", _DAY, False)),
     "copies": (_PATIENT, ("day", _DAY, False), ("copies", _FLOAT, False)),
     "expansion": (

@@ -251,7 +251,12 @@ def _renamed(name: str, frame: pd.DataFrame, patients: dict[str, str]) -> pa.Tab
     mine = frame[frame["patient_id"].isin(list(patients))]
     mine = mine.assign(patient_id=mine["patient_id"].map(patients))
     columns = [c for c, _, _ in LAYOUTS[name]]
-    return laid_out(name, pa.Table.from_pandas(mine[columns], preserve_index=False))
+    try:
+        return laid_out(name, pa.Table.from_pandas(mine[columns], preserve_index=False))
+    except (pa.ArrowException, ValueError):
+        raise ShareError(
+            f"the table {name} holds what its layout does not allow", advice="report it; nothing was written"
+        ) from None
 
 
 def _covariates(
