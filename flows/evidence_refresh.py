@@ -45,8 +45,12 @@ def await_nights(workspace: str, hours: float) -> Arrivals:
     """Wait until every site's night is over, at most so many hours."""
     opened, logger = open_workspace(Path(workspace)), get_run_logger()
 
+    said: list[tuple[str, ...]] = []
+
     def say(found: Arrivals) -> None:
-        logger.info("waiting for %s", ", ".join(found.awaited))
+        if found.awaited not in said:
+            said.append(found.awaited)
+            logger.info("waiting for %s", ", ".join(found.awaited))
 
     try:
         until = datetime.now(UTC) + timedelta(hours=hours)

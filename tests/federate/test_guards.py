@@ -45,6 +45,11 @@ def test_masked_sums_of_two_sites_are_refused_by_hub_and_site(hospitals: Hospita
     assert "masked sums need 3 sites" in told
 
 
+def test_a_hub_that_is_also_a_site_would_know_one_of_three(hospitals: Hospitals, post: Path) -> None:
+    with pytest.raises(UsageError, match="the hub cannot be one of the sites"):
+        hub.init(hospitals.workspace("hub"), hospitals.study(), ["hub", *THREE[:2]], post)
+
+
 def test_another_analysis_of_the_same_protocol_waits_too(hospitals: Hospitals, post: Path) -> None:
     begun(hospitals, post)
     other = hub.init(hospitals.workspace("hub"), hospitals.study(), THREE, post, analysis=1)

@@ -243,6 +243,7 @@ def test_firth_takes_the_derivative_of_the_information_from_all_sites(
         exposure_split(hospitals.cohort(FOUR, "other_models"), ["age", "ecog"]), stratify_by_site=True
     )
     assert [c.estimate for c in result.coefficients] == pytest.approx(pooled.coefficients, abs=1e-7)
+    assert [c.se for c in result.coefficients] == pytest.approx(pooled.se, abs=1e-7)
     assert any("Wald" in w for w in result.warnings)
 
 

@@ -18,6 +18,7 @@ import pytest
 from rwe.analyse.pool_tables import concatenated
 from rwe.analyse.read import read_study
 from rwe.analyse.refresh import make_evidence, study_tables
+from rwe.analyse.safety import describe_kinetics, describe_safety
 from rwe.config import Workspace, init_workspace, open_workspace
 from rwe.errors import ConfigError
 from rwe.evidence.contract import Estimate, Evidence
@@ -258,7 +259,8 @@ def test_every_table_of_a_large_study_arrives_as_it_was(tmp_path: Path) -> None:
         _same_rows(getattr(arrived, name), sent[sent["patient_id"].isin(cohort)], rename)
     filled = [n for n in FRAMES if len(getattr(arrived, n))]
     assert {"changes", "toxicity", "copies", "expansion", "response"} <= set(filled)
-    assert make_evidence(study, arrived, created_at=datetime.now(UTC))[0].kinetics is not None
+    assert describe_kinetics(study, arrived) == describe_kinetics(study, own)
+    assert describe_safety(study, arrived) == describe_safety(study, own)
 
 
 def _same_rows(found: pd.DataFrame, sent: pd.DataFrame, rename: Callable[[str], str]) -> None:

@@ -31,6 +31,7 @@ from rwe.config import init_workspace
 from tests.operation.running import PASSWORD, Prefect, Service, await_, free_port, start
 from tests.support import ROOT, missing
 
+pytestmark = pytest.mark.timeout(600)
 DEPLOY = ROOT / "deploy"
 UNITS = ("rwe-server", "rwe-worker")
 SECRET_URL = "https://hooks.example.org/canary-webhook-3f9a"

@@ -59,6 +59,12 @@ def test_overlap_is_shown_by_landmark_with_the_treated_first() -> None:
     ]
 
 
+def test_a_group_that_is_worth_a_handful_is_marked() -> None:
+    few = arm(60, TREATED, 0.6, 4).model_copy(update={"effective": 9.03})
+    rows = overlap_rows([few, arm(60, CONTROL, 0.2, 9)], NAMES)
+    assert [r.effective for r in rows] == ["9.0 (too few)", "88.4"]
+
+
 def test_the_largest_empty_cells_are_named_by_their_labels() -> None:
     cells = [
         EmptyCell(landmark_day=60, kind={"ecog": str(i)}, started=0, not_started=i) for i in range(1, 15)

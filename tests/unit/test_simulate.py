@@ -19,7 +19,8 @@ from rwe.simulate import coverage, page
 from rwe.simulate.answers import Answer, PValue
 from rwe.simulate.cohorts import Cohort
 from rwe.simulate.coverage import FewEvents, few_events_warning
-from rwe.simulate.estimators import ESTIMATORS, Estimator, estimator
+from rwe.simulate.definition import Estimator
+from rwe.simulate.estimators import ESTIMATORS, estimator
 from rwe.simulate.harness import Performance, Simulation, performance, simulate
 from rwe.simulate.kept import Kept
 from rwe.simulate.page import figure, markdown, verdict, write
@@ -325,7 +326,7 @@ def test_an_unknown_scenario_is_a_sentence(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as stop:
         main(["simulate", "--scenario", "nothing"])
     assert stop.value.code == 2
-    assert "there are: plain, plain_null" in " ".join(capsys.readouterr().err.split())
+    assert "there are: plain, plain_landmark" in " ".join(capsys.readouterr().err.split())
 
 
 # ---------------------------------------------------------------- few events

@@ -25,7 +25,7 @@ _MOST_LEVELS = 6
 
 @dataclass(frozen=True)
 class Positivity:
-    """Overlap and empty cells at every landmark; `notes` say what cannot be seen, and what is too little."""
+    """Overlap and empty cells at every landmark; `notes` say where there is none, and why."""
 
     overlap: tuple[OverlapAtLandmark, ...]
     empty_cells: tuple[EmptyCell, ...]
@@ -50,7 +50,6 @@ def positivity_at_landmarks(protocol: Protocol, table: CohortTable) -> Positivit
             continue
         shown += _arms(protocol, day, both)
         cells += _cells(day, rows)
-        notes += [f"Day {day}: {w}" for w in both.warnings]
     return Positivity(tuple(shown), tuple(cells), tuple(notes))
 
 

@@ -70,8 +70,8 @@ def init(
 ) -> Asked:
     """Begin a refresh: write its first request, signed, into the folder `to`. Sites are names of pins.
 
-    Raises UsageError where a site is not pinned, there are too few for masks, or the analysis cannot be
-    federated.
+    Raises UsageError where a site is not pinned or is this hub, there are too few for masks, or the analysis
+    cannot be federated.
     """
     if not to.is_dir():
         raise UsageError("there is no such folder", where=str(to), advice="make it first")
@@ -84,6 +84,12 @@ def init(
     place = default_analysis(study.protocol) if analysis is None else analysis
     plan = make_plan(study, place, landmark_day)
     keys = [(name, pinned(workspace, name)) for name in sorted(set(sites))]
+    if read_identity(workspace).public.ed25519 in {k.ed25519 for _, k in keys}:
+        raise UsageError(
+            "the hub cannot be one of the sites",
+            where="--site",
+            advice="give the site's patients a workspace and keys of their own",
+        )
     moment = now or datetime.now(UTC)
     request = Request(
         study=study.name,

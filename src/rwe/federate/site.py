@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -237,10 +237,13 @@ def own_tables(workspace: Workspace, study: Study, progress: Progress = SILENT) 
         return read_study(target, study, key)
 
 
-def _kept_tables(workspace: Workspace, study: Study) -> Sequence[StudyTables]:
+def _kept_tables(workspace: Workspace, study: Study) -> Iterator[StudyTables]:
+    """The study's tables of each kept build that has them, newest first."""
     key = private_key(workspace)
-    paths = [workspace.private_builds / f"{kept.build}.duckdb" for kept in kept_builds(workspace)]
-    return [read_study(p, study, key) for p in paths if holds_study(p, study, key)]
+    for kept in kept_builds(workspace):
+        path = workspace.private_builds / f"{kept.build}.duckdb"
+        if holds_study(path, study, key):
+            yield read_study(path, study, key)
 
 
 def _make(

@@ -16,6 +16,8 @@ from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, level, 
 from rwe.report.names import Names
 
 _MOST_CELLS = 12
+FEWEST_EFFECTIVE = 10.0
+"""A weighted analysis of a group that is worth fewer patients is refused."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def overlap_rows(found: Sequence[OverlapAtLandmark], names: Names) -> tuple[Over
             patients=count(o.patients),
             propensity=f"{percent(o.median)} [{percent(o.q1)}, {percent(o.q3)}]",
             outside=count(o.outside),
-            effective=f"{o.effective:.1f}",
+            effective=f"{o.effective:.1f}" + (" (too few)" if o.effective < FEWEST_EFFECTIVE else ""),
             overlap="" if o.landmark_day == last else percent(o.overlap),
         )
         for o, last in zip(ordered, before, strict=False)

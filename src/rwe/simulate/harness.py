@@ -15,7 +15,8 @@ from rwe.errors import RweError
 from rwe.progress import SILENT, Progress
 from rwe.simulate.answers import Answer, PValue
 from rwe.simulate.cohorts import Cohort
-from rwe.simulate.estimators import ESTIMATORS, Estimator, estimator
+from rwe.simulate.definition import Estimator
+from rwe.simulate.estimators import ESTIMATORS, estimator
 from rwe.simulate.scenarios import Scenario
 from rwe.simulate.truths import Truth, estimands, found_in, large_cohorts
 

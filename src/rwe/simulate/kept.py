@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwe.simulate.estimators import Estimator
+from rwe.simulate.definition import Estimator
 from rwe.simulate.harness import BOOTSTRAP_REPLICATES, Performance
 from rwe.simulate.scenarios import Scenario
 

@@ -20,7 +20,8 @@ from rwe.errors import RweError
 from rwe.sandbox.truth import Regime
 from rwe.simulate.answers import Answer
 from rwe.simulate.cohorts import Cohort
-from rwe.simulate.estimators import Estimator, estimator
+from rwe.simulate.definition import Estimator
+from rwe.simulate.estimators import estimator
 from rwe.simulate.scenarios import Scenario
 from rwe.survival.cox import EXPOSURE, cox_data, fit_cox
 from rwe.survival.data import FloatArray, follow_up_days
