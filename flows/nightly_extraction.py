@@ -29,8 +29,9 @@ from rwe.deploying import names, telling
 from rwe.deploying.orders import Order
 from rwe.deploying.transient import is_transient
 from rwe.errors import LandingError, PartialError, RweError
-from rwe.extract import ExtractionResult, Limits, PartlyLandedError, extract_site, raise_for_failures
+from rwe.extract import ExtractionResult, PartlyLandedError, extract_site, raise_for_failures
 from rwe.flow_run import current_flow_run, part_of_flow_run
+from rwe.run_limits import Limits
 from rwe.status import workspace_status
 from rwe.study import load_studies
 

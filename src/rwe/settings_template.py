@@ -59,6 +59,13 @@ schedule:
   # also: retries, retry_minutes, sites_at_once, moved_log, report_url, work_pool: {{name, kind}}
   # notify: {{webhook_file: /etc/rwe/webhook}}    # or webhook_env, or block: sendgrid-email/rwe
 
+# Sums for a hub, where patients stay here (docs/federation.md). A hub's request changes none of it.
+# federation:
+#   min_new_patients: 10            # since every earlier refresh, before another is answered
+#   min_new_events: 5
+#   plain_sums: refused             # allowed: this site's own sums may leave unmasked
+#   drop: {{url: "https://drop.example.org/study", token_file: /etc/rwe/drop.token}}
+
 # One entry a hospital. Credentials never belong here. To use the example below, take the braces away and
 # remove `# ` from its lines. A site that hands over files needs no base_url: `rwe import DIR --site NAME`
 # adds it.

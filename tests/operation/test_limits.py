@@ -11,9 +11,10 @@ import pytest
 from rwe.config import Site
 from rwe.deploying.transient import is_transient
 from rwe.errors import LandingError, SiteError, UsageError
-from rwe.extract import Limits, PartlyLandedError, extract_site
+from rwe.extract import PartlyLandedError, extract_site
 from rwe.fhir.budget import RequestBudget, TimeBudgetError
 from rwe.fhir.failures import BrokenAnswerError, NoAnswerError, RefusedError
+from rwe.run_limits import Limits
 from rwe.sandbox.hospital import HospitalSpec
 from rwe.sandbox.options import Quirks
 from rwe.sandbox.server import RunningHospital, running_hospitals

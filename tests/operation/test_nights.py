@@ -282,7 +282,7 @@ def test_a_night_over_three_sites_runs_by_schedule_and_a_dead_one_does_not_stop_
     assert operation.told.of("rwe.site.failed", "north") is None
 
     # What Prefect shows.
-    shown = {a["key"]: a for a in prefect.api("POST", "/artifacts/filter", limit=200)}
+    shown = {a["key"]: a for a in prefect.api("POST", "/artifacts/latest/filter", limit=200)}
     keys = {"rwe-sites", "rwe-estimates-lenalidomide-after-car-t", "rwe-report-lenalidomide-after-car-t"}
     assert keys <= shown.keys()
     table = {row["site"]: row for row in msgspec.json.decode(shown["rwe-sites"]["data"])}
