@@ -1,4 +1,4 @@
-"""Which flow run the work under way belongs to: what ties scheduled run, landing, build and evidence together.
+"""Which flow run the work under way belongs to: what ties a flow run, landing, build and evidence together.
 
 Rooms below Prefect do not know it; they know a name that whoever started the work may have given it.
 """

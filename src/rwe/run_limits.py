@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rwe.night import Memory
+from rwe.watermarks import REFERRING_TO_MEDICATIONS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Limits:
     until: datetime | None = None
 
     def admits(self, resource_type: str) -> bool:
-        """Whether the type is to be landed."""
+        """Whether the type is to be landed: Medications come with what refers to them."""
+        if resource_type == "Medication" and self.types & REFERRING_TO_MEDICATIONS:
+            return True
         return not self.types or resource_type in self.types or resource_type == "Patient"
 
     def going_back(self, memory: Memory) -> Memory:

@@ -69,9 +69,7 @@ class Schedule(Part):
     )
     stale_after_hours: float = Field(default=50, gt=0, description="An older complete night is told of.")
     retries: int = Field(default=2, ge=0, le=10, description="Of a site that could not be reached.")
-    retry_minutes: float = Field(
-        default=10, ge=0, le=120, description="Between retries, with jitter."
-    )
+    retry_minutes: float = Field(default=10, ge=0, le=120, description="Between retries, with jitter.")
     sites_at_once: int = Field(default=4, ge=1, le=64, description="Sites that are pulled side by side.")
     moved_log: float = Field(
         default=0.1,

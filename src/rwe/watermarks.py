@@ -16,6 +16,12 @@ from rwe.crypt import Cipher
 from rwe.landing import Run, TypeScope, list_runs
 
 
+#: Types that refer to Medications, which are asked for only as far as what lands refers to them.
+REFERRING_TO_MEDICATIONS = frozenset(
+    {"MedicationAdministration", "MedicationRequest", "MedicationDispense", "MedicationStatement"}
+)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """The newest whole pull of one type. Instants are aware; `patients` are pseudonyms.
@@ -81,10 +87,19 @@ def baselines(runs: Sequence[Run], archived: Collection[str] = ()) -> dict[str, 
         for resource_type, scope in run.manifest.scopes.items():
             if resource_type in found or not scope.is_complete:
                 continue
+            if resource_type in REFERRING_TO_MEDICATIONS and _lacks_medications(run):
+                continue  # whoever builds on it would never ask for the Medications that it refers to
             patients = run.cohort()
             if patients is not None and _is_founded(resource_type, scope, present, frozenset(archived)):
                 found[resource_type] = _baseline(run, resource_type, scope, patients)
     return found
+
+
+def _lacks_medications(run: Run) -> bool:
+    """Whether the Medications that a run's resources refer to did not all come."""
+    scope = run.manifest.scopes.get("Medication")
+    is_failed = scope is not None and not scope.is_complete
+    return is_failed or any(e.startswith("Medication:") for e in run.manifest.errors)
 
 
 def _is_founded(

@@ -80,9 +80,7 @@ def cohort_records(store: Store, plan: ExtractionPlan, site: Site) -> list[Store
     observed = store.search("Observation", [("code", _any_of(plan.observation_codes))])
     found += [s for s in observed if s.patient in people]
     referred = {target for s in found for target in s.targets.get("medicationReference", ())}
-    medications = (
-        store.read("Medication", target.removeprefix("Medication/")) for target in sorted(referred)
-    )
+    medications = (store.read("Medication", t.removeprefix("Medication/")) for t in sorted(referred))
     return [*found, *(m for m in medications if m)]
 
 

@@ -91,7 +91,7 @@ def test_where_nothing_is_missing_the_analysis_is_as_it_was() -> None:
         ("clone_censor_weight", {"replicates": 10}),
         ("clone_censor_weight", {"replicates": 0}),
         ("landmark_weighting", {"replicates": 10}),
-        ("landmark_aiptw", {}),
+        ("landmark_aiptw", {"replicates": 10}),
         ("landmark_cox", {}),
         ("landmark_firth", {}),
         ("landmark_competing_risks", {}),

@@ -227,7 +227,7 @@ ADJUSTED = ["age", "ecog", "log_ldh", "responding", "progressed"]
         ({"analysis": "marginal_structural_model", "salvage": "counts_as_start"}, {"hazard_ratio"}),
         ({"analysis": "landmark_weighting", "replicates": 20}, {"hazard_ratio", "survival_difference"}),
         ({"analysis": "landmark_weighting", "weights": "iptw", "replicates": 0}, {"hazard_ratio"}),
-        ({"analysis": "landmark_aiptw"}, {"survival", "survival_difference"}),
+        ({"analysis": "landmark_aiptw", "replicates": 20}, {"survival", "survival_difference"}),
         ({"analysis": "landmark_firth"}, {"hazard_ratio"}),
         (
             {"analysis": "landmark_competing_risks"},

@@ -231,10 +231,17 @@ def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
         task.fixed,
         task.time_varying,
         horizons=[task.horizon] if task.analysis.horizon_days else task.protocol.horizons,
+        replicates=task.analysis.replicates,
+        seed=task.protocol.seed,
         level=task.protocol.confidence_level,
+        progress=task.progress,
     )
     for at in found:
-        where = task.parameters(time_days=int(at.day), time_origin_day=task.landmark)
+        where = task.parameters(
+            time_days=int(at.day),
+            time_origin_day=task.landmark,
+            replicates=task.analysis.replicates or None,
+        )
         for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
             findings.estimates.append(
                 effect_estimate(

@@ -136,7 +136,9 @@ _PERSISTENT = Truth(
 _SITES = (0.8, 1.0, 1.25)
 
 _BY_RESPONSE: frozenset[Assumption] = frozenset({"no_confounding", "no_covariate_effects"})
-_BY_STATUS: frozenset[Assumption] = _BY_RESPONSE | {"anybody_may_start"}
+#: Progression forbids a start.
+_FORBIDDEN: frozenset[Assumption] = frozenset({"anybody_may_start"})
+_BY_STATUS: frozenset[Assumption] = _BY_RESPONSE | _FORBIDDEN
 #: Which estimators are judged where: each where its truth is known or worth finding, in cohorts large enough
 #: for a hundred events and small enough for its time.
 _BY_TIME = frozenset({"naive", "time_dependent", "time_dependent_adjusted", "time_dependent_robust"})
@@ -224,7 +226,7 @@ def _persistent(name: str, truth: Truth, per_site: int, share: float = 1.0) -> S
 SCENARIOS: tuple[Scenario, ...] = (
     replace(
         _plain("plain", _PLAIN, 120, _BY_TIME | _EMULATED | _STRUCTURAL | {"time_dependent_firth"}),
-        breaks=frozenset({"anybody_may_start"}),
+        breaks=_FORBIDDEN,
     ),
     _plain("plain_landmark", _PLAIN, 460, _CRUDE_LANDMARK | _ARMS),
     _plain("plain_landmark_null", _PLAIN_NULL, 260, _CRUDE_LANDMARK | _CRUDE_TESTS | {"landmark_firth"}),
@@ -233,11 +235,13 @@ SCENARIOS: tuple[Scenario, ...] = (
     _persistent("persistent_null", replace(_PERSISTENT, hazard_ratio=1.0), 120),
     _confounded("confounded", _CONFOUNDED, 120, _BY_TIME | _EMULATED | _EMULATED_BOOTSTRAP),
     _confounded("few", _CONFOUNDED, 20, _FEW, share=0.25),
-    _plain("few_plain", _PLAIN, 20, _FEW_PLAIN, share=0.25),
+    replace(_plain("few_plain", _PLAIN, 20, _FEW_PLAIN, share=0.25), breaks=_FORBIDDEN),
     _plain("few_plain_null", _PLAIN_NULL, 20, _FEW_PLAIN_NULL, share=0.25),
     _persistent("few_persistent", _PERSISTENT, 20, share=0.25),
     replace(_confounded("tiny", _CONFOUNDED, 16, _FEW, share=0.25), sites=1, site_factors=()),
-    replace(_plain("tiny_plain", _PLAIN, 16, _FEW_PLAIN, share=0.25), sites=1),
+    replace(
+        _plain("tiny_plain", _PLAIN, 16, _FEW_PLAIN - _STRUCTURAL, share=0.25), sites=1, breaks=_FORBIDDEN
+    ),
     replace(_plain("tiny_plain_null", _PLAIN_NULL, 16, _FEW_PLAIN_NULL, share=0.25), sites=1),
     _confounded("trials", _CONFOUNDED, 70, _TRIALS),
     _persistent("persistent", _PERSISTENT, 120),

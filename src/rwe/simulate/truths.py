@@ -61,6 +61,7 @@ class LargeCohort:
 def known(s: Scenario, e: Estimator) -> Truth | None:
     """The estimand where it needs no simulation."""
     is_given = e.estimand == "conditional" or (e.exact_when is not None and not e.exact_when & s.broken)
+    is_given |= e.estimand == "randomised" and "no_effect" not in s.broken
     if e.estimand == "test" or not is_given or s.truth.late_hazard_ratio is not None:
         return None
     return Truth(math.log(s.truth.hazard_ratio), 0.0)

@@ -8,7 +8,9 @@ mean over all patients of
                         (dN(u) - [at risk at u] dL_a(u|x)) / (S_a(u|x) G_a(u-|x)))
 
 with dL the discrete hazard 1 - exp(-dH exp(xb)), so that S is its product. It is consistent if S is right, or
-if pi and G are. The variance is that of the patients' terms (the efficient influence function).
+if pi and G are. The variance is that of the patients' terms (the efficient influence function): it takes the
+models as known, and is too small with few events. Or it is that of a bootstrap of patients, with all models
+refitted.
 
 Sources: Hubbard, van der Laan & Robins 2000; Bai, Tsiatis & O'Brien 2013, Biometrics 69:830; Westling et al.
 2024, JASA 119:1541. R: riskRegression::ate.
@@ -24,6 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwe.progress import SILENT, Progress
+from rwe.survival.bootstrap import bootstrap
 from rwe.survival.data import (
     BoolArray,
     CohortTable,
@@ -34,13 +38,14 @@ from rwe.survival.data import (
     SurvivalDataError,
     landmark_split,
 )
-from rwe.survival.effects import Effect, wald_effect
+from rwe.survival.effects import Effect, bootstrap_effect, wald_effect
 from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import HistoryRows
 from rwe.survival.logistic import fit_logistic
 
 METHOD = "AIPTW: logistic propensity, Cox models of outcome and censoring in each group"
 VARIANCE = "efficient influence function"
+REFITTED = "bootstrap of patients, all models refitted"
 ASSUMPTIONS = (
     "Given the covariates at the landmark, whoever had started has the prognosis of whoever had not, but for "
     "the treatment (no unmeasured confounding), and leaving is independent of prognosis.",
@@ -50,6 +55,16 @@ ASSUMPTIONS = (
 _SMALLEST = 0.01
 """Probabilities of group and follow-up are bounded here from below; it is said how often."""
 _CHUNK = 4_000_000
+
+
+@dataclass(frozen=True)
+class AiptwPlan:
+    """What an estimate, or a replicate of the bootstrap, is computed from: one row a patient."""
+
+    rows: CountingProcess
+    X: FloatArray
+    models: tuple[HazardModel, HazardModel]
+    horizons: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,15 @@ def aiptw_survival(
     horizons: Sequence[float],
     outcome_covariates: Sequence[str] | None = None,
     propensity_covariates: Sequence[str] | None = None,
+    replicates: int = 0,
+    seed: int = 0,
+    workers: int | None = None,
     level: float = 0.95,
+    progress: Progress = SILENT,
 ) -> tuple[AiptwSurvival, ...]:
     """Survival at each of `horizons` (days from the landmark) in both arms.
+
+    `replicates` of the bootstrap, patients drawn within sites; 0: the variance of the influence function.
 
     `outcome_covariates` and `propensity_covariates` are the subsets of the covariates that enter the outcome
     model, and those of propensity and censoring; all by default.
@@ -98,7 +119,8 @@ def aiptw_survival(
     outcome_names = rows.names if outcome_covariates is None else tuple(outcome_covariates)
     propensity_names = rows.names if propensity_covariates is None else tuple(propensity_covariates)
     propensity_X = _columns(rows, propensity_names)
-    fit = fit_logistic(_scaled(propensity_X), rows.exposed)
+    scaled = _scaled(propensity_X)
+    fit = fit_logistic(scaled, rows.exposed)
     models = (
         hazard_model(_history(rows, rows.event, outcome_names), "the outcome"),
         hazard_model(_history(rows, ~rows.event, propensity_names), "loss to follow-up"),
@@ -106,22 +128,77 @@ def aiptw_survival(
     notes = [*rows.warnings(), *models[0].warnings, *models[1].warnings]
     if fit.is_separated:
         notes.append("The covariates tell some who started from the others without error: no overlap there.")
+    plan = AiptwPlan(rows, scaled, models, tuple(float(h) for h in horizons))
+    found = [_both_arms(plan, fit.probability, h, np.ones(len(rows))) for h in plan.horizons]
+    draws: FloatArray | None = None
+    if replicates:
+        label = f"bootstrapping AIPTW, day {day}"
+        draws = _draws(
+            plan, replicates=replicates, seed=seed, workers=workers, progress=progress, label=label
+        )
     return tuple(
-        _at_horizon(rows, fit.probability, models, float(h), notes=notes, level=level) for h in horizons
+        _at_horizon(
+            rows,
+            both,
+            h,
+            notes=notes,
+            level=level,
+            drawn=None if draws is None else (draws[:, 2 * k], draws[:, 2 * k + 1]),
+        )
+        for k, (h, both) in enumerate(zip(plan.horizons, found, strict=True))
+    )
+
+
+def _draws(
+    plan: AiptwPlan, *, replicates: int, seed: int, workers: int | None, progress: Progress, label: str
+) -> FloatArray:
+    return bootstrap(
+        aiptw_once,
+        plan,
+        np.unique(plan.rows.site.astype(str), return_inverse=True)[1].astype(np.int64),
+        replicates=replicates,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+        label=label,
+    ).values
+
+
+def aiptw_once(plan: AiptwPlan, counts: FloatArray) -> FloatArray:
+    """Survival of control and treated at each horizon, of patients drawn `counts` times each, refitted."""
+    fit = fit_logistic(plan.X, plan.rows.exposed, counts)
+    values: list[float] = []
+    for horizon in plan.horizons:
+        try:
+            both = _both_arms(plan, fit.probability, horizon, counts)
+        except NotEstimableError:
+            values += [np.nan, np.nan]
+            continue
+        values += [float(np.sum(counts * arm.terms) / counts.sum()) for arm in both]
+    return np.array(values)
+
+
+def _both_arms(
+    plan: AiptwPlan, propensity: FloatArray, horizon: float, counts: FloatArray
+) -> tuple[_Terms, _Terms]:
+    rows, models = plan.rows, plan.models
+    return (
+        _terms(rows, np.where(rows.exposed, 0.0, counts), 1 - propensity, models, horizon),
+        _terms(rows, np.where(rows.exposed, counts, 0.0), propensity, models, horizon),
     )
 
 
 def _at_horizon(
     rows: CountingProcess,
-    propensity: FloatArray,
-    models: tuple[HazardModel, HazardModel],
+    both: tuple[_Terms, _Terms],
     horizon: float,
     *,
     notes: Sequence[str],
     level: float,
+    drawn: tuple[FloatArray, FloatArray] | None,
 ) -> AiptwSurvival:
-    control = _terms(rows, ~rows.exposed, 1 - propensity, models, horizon)
-    treated = _terms(rows, rows.exposed, propensity, models, horizon)
+    control, treated = both
+    apart = None if drawn is None else drawn[1] - drawn[0]
     early = rows.event & (rows.stop <= horizon)
     empty = [not (early & ~rows.exposed).any(), not (early & rows.exposed).any()]
     bounded = int((control.is_bounded | treated.is_bounded).sum())
@@ -129,9 +206,9 @@ def _at_horizon(
     extra = (f"A probability of {many} was below {_SMALLEST:g} and was bounded there.",) if bounded else ()
     return AiptwSurvival(
         day=horizon,
-        control=_effect(control.terms, level, empty[:1]),
-        treated=_effect(treated.terms, level, empty[1:]),
-        difference=_effect(treated.terms - control.terms, level, empty),
+        control=_effect(control.terms, level, empty[:1], None if drawn is None else drawn[0]),
+        treated=_effect(treated.terms, level, empty[1:], None if drawn is None else drawn[1]),
+        difference=_effect(treated.terms - control.terms, level, empty, apart),
         n=(int((~rows.exposed).sum()), int(rows.exposed.sum())),
         events=(int(rows.event[~rows.exposed].sum()), int(rows.event[rows.exposed].sum())),
         n_bounded=bounded,
@@ -151,14 +228,15 @@ class _Terms:
 
 def _terms(
     rows: CountingProcess,
-    in_arm: BoolArray,
+    drawn: FloatArray,
     chance: FloatArray,
     models: tuple[HazardModel, HazardModel],
     horizon: float,
 ) -> _Terms:
+    """`drawn`: how often each patient of the arm was drawn, 0 for those of the other."""
+    in_arm = drawn > 0
     if not (rows.stop[in_arm] >= horizon).any():
         raise NotEstimableError(f"nobody of an arm was followed until {horizon:g} days after the landmark")
-    drawn = in_arm.astype(np.float64)
     outcome, leaving = (fit_hazard(m, drawn) for m in models)
     slots = models[0].time2 <= 2 * horizon
     hazard = np.cumsum(outcome.increments[slots])
@@ -169,7 +247,7 @@ def _terms(
         found = _augmentation(rows, part, models, (outcome, leaving), slots)
         augmentation[part], is_bounded[part] = found
     is_bounded |= in_arm & (chance < _SMALLEST)
-    weight = drawn / np.maximum(chance, _SMALLEST)
+    weight = in_arm / np.maximum(chance, _SMALLEST)
     return _Terms(survival - weight * augmentation, is_bounded)
 
 
@@ -196,11 +274,15 @@ def _augmentation(
     return (innovation * to_horizon / np.maximum(stays, _SMALLEST)).sum(axis=1), is_bounded
 
 
-def _effect(terms: FloatArray, level: float, is_without_event: Sequence[bool]) -> Effect:
+def _effect(
+    terms: FloatArray, level: float, is_without_event: Sequence[bool], drawn: FloatArray | None
+) -> Effect:
     value, n = float(terms.mean()), len(terms)
     if any(is_without_event):
         why = "An arm has no event by then, so there is no standard error."
         return Effect(value, ci_level=level, warnings=(why,))
+    if drawn is not None:
+        return bootstrap_effect(value, drawn, level=level, variance_method=REFITTED)
     se = float(terms.std(ddof=1) / np.sqrt(n)) if n > 1 else None
     return wald_effect(value, se, level=level, variance_method=VARIANCE)
 

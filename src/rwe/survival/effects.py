@@ -82,6 +82,7 @@ def bootstrap_effect(
     *,
     level: float,
     is_log: bool = False,
+    variance_method: str = BOOTSTRAP,
     warnings: tuple[str, ...] = (),
 ) -> Effect:
     """An estimate (on the log scale if `is_log`) with percentile limits from its replicates.
@@ -115,7 +116,7 @@ def bootstrap_effect(
         ci_high=show(found.ci_high),
         ci_level=level,
         ci_method=PERCENTILE,
-        variance_method=BOOTSTRAP,
+        variance_method=variance_method,
         warnings=notes,
     )
 
