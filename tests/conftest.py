@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-_LONG_FIRST = ("integration", "faults", "golden", "contract")
+_LONG_FIRST = ("operation", "integration", "federate", "faults", "golden", "contract")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

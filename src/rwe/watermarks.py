@@ -15,7 +15,6 @@ from pathlib import Path
 from rwe.crypt import Cipher
 from rwe.landing import Run, TypeScope, list_runs
 
-
 #: Types that refer to Medications, which are asked for only as far as what lands refers to them.
 REFERRING_TO_MEDICATIONS = frozenset(
     {"MedicationAdministration", "MedicationRequest", "MedicationDispense", "MedicationStatement"}

@@ -14,6 +14,7 @@ from rwe.errors import LandingError, SiteError, UsageError
 from rwe.extract import PartlyLandedError, extract_site
 from rwe.fhir.budget import RequestBudget, TimeBudgetError
 from rwe.fhir.failures import BrokenAnswerError, NoAnswerError, RefusedError
+from rwe.harvest import Harvest
 from rwe.run_limits import Limits
 from rwe.sandbox.hospital import HospitalSpec
 from rwe.sandbox.options import Quirks
@@ -73,6 +74,25 @@ def test_what_is_complete_when_the_time_is_up_is_kept_and_the_next_night_gets_th
     fresh = workspace_for(tmp_path / "fresh", hospital)
     extract_site(fresh, "north", [study])
     assert differences(lake_rows(workspace), lake_rows(fresh)) == {}
+
+
+def test_medications_that_did_not_come_come_the_next_night(
+    tmp_path: Path, hospital: RunningHospital, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next night lands no MedicationAdministration that it has already, so it would not know of them."""
+
+    def no_answer(*_: object) -> None:
+        raise NoAnswerError("no answer from the server", where="site north, Medication")
+
+    workspace = workspace_for(tmp_path / "ws", hospital)
+    with monkeypatch.context() as patch, pytest.raises(PartlyLandedError, match="Medication: no answer"):
+        patch.setattr(Harvest, "pull_medications", no_answer)
+        extract_site(workspace, "north", [study])
+    assert extract_site(workspace, "north", [study]).resources["Medication"] > 0
+    fresh = workspace_for(tmp_path / "fresh", hospital)
+    extract_site(fresh, "north", [study])
+    assert differences(lake_rows(workspace), lake_rows(fresh)) == {}
+    assert extract_site(workspace, "north", [study]).resources.get("MedicationAdministration", 0) < 20
 
 
 def test_a_time_that_is_over_lands_nothing_and_is_no_reason_to_try_again(

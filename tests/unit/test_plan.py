@@ -369,7 +369,6 @@ def test_overlap_and_empty_cells_are_counted_at_each_landmark() -> None:
         (110, {"ecog": "2"}, 3, 0),
     ]
     shown = {(o.landmark_day, o.strategy): o.patients for o in found.overlap}
-    assert shown == {
-        (30, "maintenance"): 20, (30, "no_maintenance"): 20, (110, "maintenance"): 15, (110, "no_maintenance"): 14
-    }  # fmt: skip
+    on, off = "maintenance", "no_maintenance"
+    assert shown == {(30, on): 20, (30, off): 20, (110, on): 15, (110, off): 14}
     assert all(0 <= o.q1 <= o.median <= o.q3 <= 1 and 0 <= o.overlap <= 1 for o in found.overlap)

@@ -18,7 +18,13 @@ BUNDLED = load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml")
 
 def study_with(*analyses: dict[str, Any], **fields: Any) -> Study:
     """The bundled study with other analyses; `fields` replace parts of its protocol."""
-    bare: dict[str, Any] = {"sensitivity_grid": [], "subgroups": [], "toxicities": [], "cart_copies": None, "chart_review": None}
+    bare: dict[str, Any] = {
+        "sensitivity_grid": [],
+        "subgroups": [],
+        "toxicities": [],
+        "cart_copies": None,
+        "chart_review": None,
+    }
     content = BUNDLED.protocol.model_dump(mode="json") | bare | {"analyses": list(analyses)} | fields
     protocol = Protocol.model_validate(content)
     any_list: Codelist = BUNDLED.codelists["ldh"]

@@ -205,8 +205,25 @@ def landmark_overlap_survival(c: Cohort) -> Answer:
 
 
 def landmark_aiptw(c: Cohort) -> Answer:
+    return _augmented(c, 0)
+
+
+def landmark_aiptw_bootstrap(c: Cohort) -> Answer:
+    return _augmented(c, c.replicates)
+
+
+def _augmented(c: Cohort, replicates: int) -> Answer:
     s = c.scenario
-    found = aiptw_survival(c.could_choose, s.landmark, BASELINE, c.still_varying, horizons=[s.after_landmark])
+    found = aiptw_survival(
+        c.could_choose,
+        s.landmark,
+        BASELINE,
+        c.still_varying,
+        horizons=[s.after_landmark],
+        replicates=replicates,
+        seed=c.seed,
+        workers=1,
+    )
     return _of_effect(found[0].difference)
 
 

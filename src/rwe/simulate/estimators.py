@@ -247,7 +247,7 @@ _WEIGHTED = (
     *_weighted("iptw", "inverse-probability weights"),
     Estimator(
         "landmark_aiptw",
-        "difference of survival after the landmark, augmented weights",
+        "difference of survival after the landmark, augmented weights; influence function",
         "limit",
         of.landmark_aiptw,
         "landmark_aiptw",
@@ -255,6 +255,19 @@ _WEIGHTED = (
         scale="share",
         needs=_FREE,
         exact_when=_all("no_effect"),
+        counted="could_choose",
+    ),
+    Estimator(
+        "landmark_aiptw_bootstrap",
+        "the same, bootstrap of patients",
+        "limit",
+        of.landmark_aiptw_bootstrap,
+        "landmark_aiptw",
+        "survival_difference",
+        scale="share",
+        needs=_FREE,
+        exact_when=_all("no_effect"),
+        option="bootstrap",
         counted="could_choose",
     ),
 )

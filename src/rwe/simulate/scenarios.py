@@ -170,6 +170,7 @@ _WEIGHTED_BOOTSTRAP = frozenset(
         "landmark_overlap_survival",
     }
 )
+_AUGMENTED_BOOTSTRAP = frozenset({"landmark_aiptw_bootstrap"})
 _FEW = _BY_TIME | _EMULATED | _EMULATED_BOOTSTRAP | _WEIGHTED_LANDMARK | _WEIGHTED_BOOTSTRAP
 _FEW_PLAIN = _BY_TIME | _STRUCTURAL | _CRUDE_LANDMARK | _ARMS | {"time_dependent_firth", "sequential_trials"}
 _FEW_PLAIN_NULL = (
@@ -244,6 +245,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     replace(_plain("tiny_plain_null", _PLAIN_NULL, 16, _FEW_PLAIN_NULL, share=0.25), sites=1),
     _confounded("trials", _CONFOUNDED, 70, _TRIALS),
+    _confounded("augmented_null", _NULL, 200, _AUGMENTED_BOOTSTRAP, share=0.2),
+    _confounded("few_augmented", _CONFOUNDED, 20, _AUGMENTED_BOOTSTRAP, share=0.05),
     _persistent("persistent", _PERSISTENT, 120),
     _confounded("null", _NULL, 120, _BY_TIME | _EMULATED | {"clone_censor_weight_cox_sandwich"}),
     _confounded("landmark", _CONFOUNDED, 200, _WEIGHTED_LANDMARK),
