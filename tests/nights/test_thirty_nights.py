@@ -57,8 +57,8 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Calendar:
-    """Nights are counted from 1. In `reconciles` everything is asked for anew after the night; in `builds` the
-    database is built, and built from scratch too."""
+    """Nights are counted from 1. In `reconciles` everything is asked for anew after the night, in `builds`
+    the database is built, and built from scratch too."""
 
     nights: int
     reconciles: frozenset[int]

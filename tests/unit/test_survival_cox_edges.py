@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from rwe.survival.cox import cox_data, exposure_cox, fit_cox, stratum_scores
+from rwe.survival.cox_newton import refuse_collinear
 from rwe.survival.data import (
     NotEstimableError,
     SurvivalDataError,
@@ -228,3 +229,27 @@ def test_wrong_requests_are_refused():
         fit_cox(cox_data(np.empty((2, 0)), [1.0, 2.0], [1, 1], names=()))
     with pytest.raises(SurvivalDataError, match="no covariate dose"):
         exposure_cox(naive_split(cohort(2, 3))).hazard_ratio("dose")
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_drown_all_others_are_a_refusal_and_no_traceback() -> None:
+    """One row weighs more than all doubles can hold beside the rest."""
+    g = np.random.default_rng(4)
+    weights = np.where(np.arange(30) == 3, 1e200, 1.0)
+    data = cox_data(
+        g.normal(size=(30, 3)), np.arange(1.0, 31), np.ones(30), names=("a", "b", "c"), weights=weights
+    )
+    with pytest.raises(NotEstimableError, match=r"collinear|rounding|does not vary|singular"):
+        fit_cox(data, robust=True)
+
+
+def test_sums_that_are_no_numbers_are_refused() -> None:
+    information = np.array([[np.inf, 1.0], [1.0, 2.0]])
+    with pytest.raises(NotEstimableError, match="lost in rounding"):
+        refuse_collinear(("a", "b"), information, 5.0)
+
+
+def test_a_singular_block_names_its_covariates() -> None:
+    information = np.ones((3, 3))
+    with pytest.raises(NotEstimableError, match="collinear"):
+        refuse_collinear(("a", "b", "c"), information, 5.0)

@@ -101,6 +101,11 @@ def _landmark(protocol: Protocol, analysis: Analysis) -> int | None:
     return (analysis.landmarks or protocol.landmarks)[0]
 
 
+def _grace(protocol: Protocol, analysis: Analysis) -> int:
+    """The grace period of an analysis: its own before the protocol's."""
+    return protocol.strategies.treated.grace_days if analysis.grace_days is None else analysis.grace_days
+
+
 def _run(task: Task, progress: Progress) -> Estimate:
     """The hazard ratio alone: curves, survival and weights of a variant stay out of the evidence."""
     alone = Findings()
@@ -121,9 +126,9 @@ def _tried(
         case GraceChange():
             treated = protocol.strategies.treated.model_copy(update={"grace_days": change.value})
             strategies = protocol.strategies.model_copy(update={"treated": treated})
-            return _Tried(
-                replace(task, protocol=protocol.model_copy(update={"strategies": strategies})), None
-            )
+            changed_protocol = protocol.model_copy(update={"strategies": strategies})
+            asked = asked.model_copy(update={"grace_days": None})  # its own would go before the protocol's
+            return _Tried(replace(task, protocol=changed_protocol, analysis=asked), None)
         case LandmarkChange():
             asked = asked.model_copy(update={"landmarks": [change.value]})
             return _Tried(replace(task, analysis=asked, landmark=change.value), None)
@@ -191,6 +196,7 @@ def _is_of(e: Estimate, task: Task) -> bool:
             for name in ("landmark_day", "adjusted_for", "stratified_by", "status_after_start")
         )
         and own.ties in (None, e.parameters.ties)
+        and e.parameters.grace_days in (None, _grace(task.protocol, a))
         and all(getattr(e.parameters, name) is None for name in ("salvage", "endpoint", "variant"))
         and all(
             getattr(e.parameters, name) in (None, getattr(a, name))
@@ -231,15 +237,15 @@ def _numbers(e: Estimate, analysis: Analysis, change: RuleChange | None) -> Grid
 
 
 def own_value(protocol: Protocol, analysis: Analysis, rule: RuleName) -> str:
-    """What the protocol says where an entry of the grid says something else."""
-    censoring, treated = protocol.censoring, protocol.strategies.treated
+    """What the protocol, or the analysis in its place, says where an entry of the grid says another."""
+    censoring = protocol.censoring
     until = f" {censoring.data_cutoff}" if censoring.rule == "data_cutoff" else ""
     return {
         "exposure_tiers": ", ".join(protocol.exposure.tiers),
         "gap_days": str(protocol.exposure.gap_days),
         "death_without_date": protocol.outcome.death_without_date,
         "censoring": f"{censoring.rule}{until}",
-        "grace_days": str(treated.grace_days),
+        "grace_days": str(_grace(protocol, analysis)),
         "landmark": str(_landmark(protocol, analysis)),
         "salvage": "apart",
         "lag_days": "0",

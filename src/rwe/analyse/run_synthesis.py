@@ -3,7 +3,6 @@ without an estimate still counts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -39,7 +38,7 @@ from rwe.survival.meta_analysis import (
     meta_analysis,
     peto,
 )
-from rwe.survival.site_effects import CommonEffect, common_effect, site_interaction
+from rwe.survival.site_effects import CommonEffect, common_effect, risk_set_counts, site_interaction
 
 _T = TypeVar("_T")
 _WITH_ROWS: Final = frozenset({"time_dependent_cox", "landmark_cox"})
@@ -49,6 +48,11 @@ _RATIOS: Final = _WITH_ROWS | {
     *("clone_censor_weight", "sequential_trials", "marginal_structural_model"),
 }
 """Analyses that give a hazard ratio which is not biased by its groups."""
+_PENALISED: Final = frozenset({"time_dependent_firth", "landmark_firth"})
+_NO_EVENT: Final = (
+    "A group has no event here: Firth's penalty alone keeps the estimate finite, and its standard error does "
+    "not say how far it may lie."
+)
 _ASKED: Final[tuple[tuple[Model, Interval], ...]] = (
     ("common", "wald"),
     *((m, i) for m in ("dl", "reml", "pm") for i in ("wald", "hksj", "hksj_adhoc")),
@@ -123,8 +127,14 @@ def _is_of(e: Estimate, task: Task) -> bool:
 
 
 def _is_usable(e: Estimate) -> bool:
+    """Whether it may enter by its inverse variance: not where only a penalty keeps it finite."""
     is_known = e.log_estimate is not None and e.se is not None and e.se > 0 and e.se_scale == "log"
-    return is_known and e.status == "ok"
+    return is_known and e.status == "ok" and not _is_held_by_penalty(e)
+
+
+def _is_held_by_penalty(e: Estimate) -> bool:
+    is_one_sided = len(e.events_by_strategy) < 2 or min(e.events_by_strategy.values()) == 0
+    return e.analysis in _PENALISED and e.estimate is not None and is_one_sided
 
 
 def _rows(task: Task, notes: list[str]) -> CountingProcess | None:
@@ -159,7 +169,8 @@ def _meta(y: FloatArray, se: FloatArray, level: float, notes: list[str]) -> list
         return []
     if len(y) < FEW_SITES:
         notes.append(
-            f"Only {len(y)} sites: tau² is hardly known. HKSJ intervals allow for that, Wald's do not."
+            f"Only {len(y)} sites: tau² is hardly known. Ad hoc HKSJ intervals allow for that, Wald's do not. "
+            "Untruncated HKSJ can be narrower than the common effect where sites agree by chance; ad hoc cannot."
         )
     return [meta_analysis(y, se, model=model, interval=interval, level=level) for model, interval in _ASKED]
 
@@ -191,7 +202,7 @@ def as_result(m: MetaEstimate) -> MetaResult:
 
 
 def _left_out(usable: Sequence[Estimate], y: FloatArray, se: FloatArray, level: float) -> list[LeftOut]:
-    left = leave_one_out(y, se, model="reml", interval="hksj", level=level) if len(usable) > 2 else ()
+    left = leave_one_out(y, se, model="reml", interval="hksj_adhoc", level=level) if len(usable) > 2 else ()
     return [
         LeftOut(
             site=usable[one.position].site or "",
@@ -227,10 +238,16 @@ def _sites(
             counted=_counted(e, common),
             weight_common=share("common", _is_usable(e)),
             weight_random=share("reml", _is_usable(e)),
-            reason=None if _is_usable(e) else " ".join(e.warnings) or e.status,
+            reason=_reason(e),
         )
         for e in estimates
     ]
+
+
+def _reason(e: Estimate) -> str | None:
+    if _is_usable(e):
+        return None
+    return _NO_EVENT if _is_held_by_penalty(e) else " ".join(e.warnings) or e.status
 
 
 def _counted(e: Estimate, common: CommonEffect | None) -> Counted:
@@ -242,7 +259,18 @@ def _counted(e: Estimate, common: CommonEffect | None) -> Counted:
 
 
 def _unheard(estimates: Sequence[Estimate], common: CommonEffect | None) -> Iterator[str]:
+    if any(e.analysis in _PENALISED for e in estimates):
+        yield (
+            "Firth's estimates enter the meta-analyses by Wald's standard errors, though each site's own "
+            "interval is of its profile likelihood."
+        )
     for e in estimates:
+        if _is_held_by_penalty(e):
+            yield (
+                f"Site {e.site} has no event in one group. Its estimate, finite by Firth's penalty alone, is "
+                "not in the meta-analyses; the site counts in the pooled one only."
+            )
+            continue
         match _counted(e, common):
             case "likelihood":
                 yield (
@@ -279,23 +307,14 @@ def _with_every_site(
         return
     tests = [_logrank(rows, s) for s in np.unique(rows.site.astype(str))]
     yield _counts(peto([t[0] for t in tests], [t[1] for t in tests], level=level))
-    events, days = zip(*(_events_and_days(rows, s) for s in np.unique(rows.site.astype(str))), strict=True)
-    yield _counts(mantel_haenszel_rates(events, days, level=level))
+    strata = risk_set_counts(rows)
+    yield _counts(mantel_haenszel_rates(strata.events, strata.at_risk, sites=strata.sites, level=level))
 
 
 def _logrank(rows: CountingProcess, site: str) -> tuple[float, float]:
     here = rows.site.astype(str) == site
     test = logrank(rows.stop[here], rows.event[here], rows.exposed[here], entry=rows.start[here])
     return test.observed[1] - test.expected[1], test.variance
-
-
-def _events_and_days(rows: CountingProcess, site: str) -> tuple[tuple[int, int], tuple[float, float]]:
-    here, x = rows.site.astype(str) == site, rows.exposed
-    days = rows.stop - rows.start
-    return (
-        (int(rows.event[here & ~x].sum()), int(rows.event[here & x].sum())),
-        (math.fsum(days[here & ~x]), math.fsum(days[here & x])),
-    )
 
 
 def _counts(found: PooledCounts) -> WithEverySite:

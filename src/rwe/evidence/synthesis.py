@@ -49,7 +49,9 @@ class SiteEffect(Part):
     counted: Counted
     weight_common: float | None
     weight_random: float | None
-    reason: str | None = Field(description="Why it has no estimate of its own; null where it has one.")
+    reason: str | None = Field(
+        description="Why it has no estimate of its own, or one that no inverse variance may weigh; else null."
+    )
 
 
 class MetaResult(Part):
@@ -78,7 +80,7 @@ class MetaResult(Part):
 
 
 class LeftOut(Part):
-    """The REML meta-analysis (interval of HKSJ where two sites or more are left) without one site."""
+    """The REML meta-analysis (interval of ad hoc HKSJ) without one site."""
 
     site: str
     estimate: float
@@ -92,8 +94,8 @@ class WithEverySite(Part):
     """A common hazard ratio that sites without an event in one group enter, without a correction of zeros.
 
     profile_likelihood: the sites' models, with their covariates, one log hazard ratio in common. peto: the
-    observed and expected events of the sites' log-rank tests, not adjusted. mantel_haenszel: rates, not
-    adjusted.
+    observed and expected events of the sites' log-rank tests, not adjusted. mantel_haenszel: rates at each
+    event time of each site, not adjusted. `sites` are those that say something of the effect.
     """
 
     method: Literal["profile_likelihood", "peto", "mantel_haenszel"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rwe.errors import UsageError
@@ -25,6 +26,21 @@ from rwe.identity import PublicIdentity
 FEWEST_SITES = 3
 LONGEST = timedelta(days=60)
 _CLOCKS_DIFFER = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Headcount:
+    """How many patients, and how many of them with an event."""
+
+    patients: int
+    events: int
+
+    def is_beyond(self, earlier: Headcount, wanted: Headcount) -> bool:
+        """Whether both grew by what is wanted."""
+        return (
+            self.patients - earlier.patients >= wanted.patients
+            and self.events - earlier.events >= wanted.events
+        )
 
 
 class RefusedError(UsageError):
@@ -118,28 +134,48 @@ def check_approval(request: Request, ledger: Ledger) -> bool:
 
 
 def check_enough_is_new(
-    request: Request, ledger: Ledger, settings: Federation, *, patients: int, events: int, apart: bool
+    request: Request,
+    ledger: Ledger,
+    settings: Federation,
+    *,
+    cohort: Headcount,
+    model: Headcount,
+    rows_kind: str,
+    apart: bool,
 ) -> None:
-    """Since every refresh answered before, enough patients and events are new.
+    """Since every refresh answered before, enough patients and events are new, in the cohort and, where the
+    earlier model had the same kind of rows, in its risk sets.
 
     The difference of two totals is then one of at least so many patients, whichever protocols and sites the
-    two had: with more patients now than then by m, at least m are in the one and not in the other.
+    two had: with more patients now than then by m, at least m are in the one and not in the other. The cohort
+    alone would not do: nine of ten who are new may have left before the landmark, or lack a covariate.
     """
+    wanted = Headcount(settings.min_new_patients, settings.min_new_events)
     for earlier in ledger.refreshes():
         if earlier.refresh == request.refresh or (apart and not _is_same_study(earlier, request)):
             continue
-        new_patients, new_events = patients - earlier.patients, events - earlier.events
-        wanted = settings.min_new_patients, settings.min_new_events
-        if new_patients >= wanted[0] and new_events >= wanted[1]:
+        few = ""
+        if not cohort.is_beyond(Headcount(earlier.patients, earlier.events), wanted):
+            few = "at this site"
+        elif earlier.model in {rows_kind, None} and not model.is_beyond(_in_model(earlier), wanted):
+            few = "among the rows of the model at this site"
+        if not few:
             continue
         others = "" if _is_same_study(earlier, request) else f" of study {earlier.study}"
         changed = " with another set of sites" if earlier.sites != site_set(request) else ""
         raise refuse(
-            f"too little is new at this site since refresh {earlier.refresh}{others}{changed}: "
-            f"{wanted[0]} patients and {wanted[1]} events are needed",
+            f"too little is new {few} since refresh {earlier.refresh}{others}{changed}: "
+            f"{wanted.patients} patients and {wanted.events} events are needed",
             request,
             "wait; the difference of two totals would be that of a few patients",
         )
+
+
+def _in_model(earlier: Answered) -> Headcount:
+    """Who was in the model; of an older entry that does not say, at most the cohort was."""
+    if earlier.model_patients is None or earlier.model_events is None:
+        return Headcount(earlier.patients, earlier.events)
+    return Headcount(earlier.model_patients, earlier.model_events)
 
 
 def _is_same_study(earlier: Answered, request: Request) -> bool:

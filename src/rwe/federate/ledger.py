@@ -35,7 +35,9 @@ class Approved(msgspec.Struct, tag="approved", frozen=True, forbid_unknown_field
 class Answered(msgspec.Struct, tag="answered", frozen=True, forbid_unknown_fields=True):
     """A step that was answered. `sites` is `name key` of each, sorted; `rows` tells whether the rows changed.
 
-    `before` are the totals of the step before, which this site formed itself: hex digits by name.
+    `patients` and `events` are of the cohort, `model_patients` and `model_events` of who was in a risk set of
+    the model, and `model` is its kind of rows; an older entry lacks these. `before` are the totals of the
+    step before, which this site formed itself: hex digits by name.
     """
 
     at: str
@@ -53,6 +55,9 @@ class Answered(msgspec.Struct, tag="answered", frozen=True, forbid_unknown_field
     rows: str
     answer_sha256: str
     before: dict[str, str]
+    model: str | None = None
+    model_patients: int | None = None
+    model_events: int | None = None
 
 
 Entry = Approved | Answered

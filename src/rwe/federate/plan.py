@@ -65,6 +65,11 @@ class Plan:
     most_steps: int = 25
 
     @property
+    def rows_kind(self) -> str:
+        """Which rows the model is fitted to, whatever its penalty, covariates or landmark."""
+        return self.name if self.kind == "weighted" else self.name.rsplit("_", 1)[0]
+
+    @property
     def sha256(self) -> str:
         """The hash of all of it."""
         return hashlib.sha256(b"rwe federate plan 1\0" + msgspec.json.encode(self)).hexdigest()

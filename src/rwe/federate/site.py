@@ -128,8 +128,9 @@ def answer(
                 request,
                 ledger,
                 workspace.settings.federation,
-                patients=rows.patients,
-                events=rows.events,
+                cohort=rows.cohort,
+                model=rows.informative(),
+                rows_kind=step.plan.rows_kind,
                 apart=step.apart,
             )
         made = _make(workspace, step, rows, identity, stream)
@@ -298,7 +299,7 @@ def masked_numbers(
 def _entry(
     step: _Step, rows: SiteRows, made: SignedAnswer, workspace: Workspace, moment: datetime
 ) -> Answered:
-    request = step.request
+    request, model = step.request, rows.informative()
     return Answered(
         at=instant(moment),
         study=request.study,
@@ -310,8 +311,11 @@ def _entry(
         sites=guards.site_set(request),
         mode=request.mode,
         beta=request.beta,
-        patients=rows.patients,
-        events=rows.events,
+        patients=rows.cohort.patients,
+        events=rows.cohort.events,
+        model=step.plan.rows_kind,
+        model_patients=model.patients,
+        model_events=model.events,
         rows=rows.digest(workspace.pseudonym_key()),
         answer_sha256=sha256_of(made.document),
         before={name: fixed_point.to_text(n) for name, n in step.before.items()},

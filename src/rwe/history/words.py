@@ -13,8 +13,8 @@ STEPS = {
     "left": "without those who left",
     "covariates": "covariates at index corrected",
     "moved": "starts and statuses corrected",
-    "outcome": "outcomes that came to be known",
-    "follow_up": "longer follow-up",
+    "outcome": "outcomes that came to be known or were withdrawn",
+    "follow_up": "other follow-up: grown, shortened, started since",
     "entered": "with those who entered",
 }
 

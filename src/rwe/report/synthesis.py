@@ -31,7 +31,7 @@ _INTERVALS: Final = {"wald": "Wald", "hksj": "HKSJ", "hksj_adhoc": "HKSJ, ad hoc
 _EVERY_SITE: Final = {
     "profile_likelihood": "Common effect by the sites' likelihoods",
     "peto": "Peto, observed less expected events",
-    "mantel_haenszel": "Mantel–Haenszel, rates of events",
+    "mantel_haenszel": "Mantel–Haenszel, rates at each event time",
 }
 _COUNTED: Final = {
     "inverse_variance": "by its estimate",
@@ -121,16 +121,17 @@ def _groups(found: Synthesis) -> list[ForestGroup]:
     for w in found.with_every_site:
         if w.method == "profile_likelihood":
             limits = (w.estimate, w.ci_low, w.ci_high)
-            together.append(_row("other", _EVERY_SITE[w.method], n, events, limits))
-    for model, method in (("common", "wald"), ("reml", "hksj")):
+            label = _EVERY_SITE[w.method] + (f"; {w.sites} sites" if w.sites < len(found.sites) else "")
+            together.append(_row("other", label, "", "", limits))  # patients and events are not all sites'
+    for model, method in (("common", "wald"), ("reml", "hksj_adhoc")):
         m = _of(found, model, method)
         if m is not None:
             label = _MODELS[model] + (f", {_INTERVALS[method]}" if method != "wald" else "")
             label += f"; {m.sites} sites" if m.sites < len(found.sites) else ""
             together.append(_row("other", label, "", "", (m.estimate, m.ci_low, m.ci_high)))
-    random = _of(found, "reml", "hksj")
+    random = _of(found, "reml", "hksj_adhoc")
     if random is not None and random.prediction_low is not None:
-        label = "Where the effect of a new site would lie (REML, HKSJ)"
+        label = "Where the effect of a new site would lie (REML, HKSJ, ad hoc)"
         limits = (random.estimate, random.prediction_low, random.prediction_high)
         together.append(_row("other", label, "", "", limits))
     sites = [

@@ -23,7 +23,6 @@ from rwe.survival.msm import marginal_structural_cox
 from rwe.survival.permutation import permutation_logrank
 from rwe.survival.proportional_hazards import exposure_proportional_hazards
 from rwe.survival.rmst import exposure_rmst
-from rwe.survival.sequential import sequential_trials
 from rwe.survival.subgroups import subgroup_effects
 
 RELABELLINGS = 1_000
@@ -117,15 +116,7 @@ def start_day_strata(c: Cohort) -> Answer:
 
 
 def sequential(c: Cohort) -> Answer:
-    found = sequential_trials(
-        c.table,
-        BASELINE,
-        c.scenario.time_varying,
-        unless="progressed",
-        last_start_day=c.scenario.grace_days,
-        stratify_by_site=c.by_site,
-    )
-    return _of_effect(found.hazard_ratio)
+    return _of_effect(c.sequential.hazard_ratio)
 
 
 def marginal_structural(c: Cohort) -> Answer:

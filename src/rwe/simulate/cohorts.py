@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from rwe.errors import RweError
 from rwe.simulate.scenarios import BASELINE, Scenario
 from rwe.survival.cox import CoxFit, exposure_cox
 from rwe.survival.data import CountingProcess, exposure_split, landmark_split, naive_split
@@ -15,12 +16,15 @@ from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
 from rwe.survival.first_events import CompetingRows, competing_rows, first_events
 from rwe.survival.histories import event_days
 from rwe.survival.propensity import Kind, LandmarkWeighted, landmark_weighted
+from rwe.survival.sequential import SequentialTrials, sequential_trials
 from rwe.survival.tables import CohortTable
 
 RELAPSE, OTHER_DEATH = "relapse", "non_relapse_death"
 PROGRESSED = "progressed"
 Counted = Literal[
     "everybody",
+    "trials",
+    "sequential_trials",
     "landmark",
     "started",
     "not_started",
@@ -30,7 +34,8 @@ Counted = Literal[
     "relapse_not_started",
     "non_relapse_death",
 ]
-"""Whose events an estimate rests on: all deaths, those after the landmark (of a group, of those who could
+"""Whose events an estimate rests on: all deaths, those in the trials of all start days or of those within
+grace, those after the landmark (of a group, of those who could
 choose), first events of a kind after it."""
 
 
@@ -51,6 +56,15 @@ class Cohort:
         """How many events an estimate rests on, as its evidence counts them."""
         if counted == "everybody":
             return int(self.table.patients["is_event"].sum())
+        if counted == "trials":
+            first_start = self.table.patients["start_day"].min()
+            later = self.table.patients["time_days"] > first_start
+            return int((self.table.patients["is_event"] & later).sum())
+        if counted == "sequential_trials":
+            try:
+                return self.sequential.events
+            except RweError:
+                return 0
         if counted == "could_choose":
             beyond = self.could_choose.patients["time_days"] > self.scenario.landmark
             return int((self.could_choose.patients["is_event"] & beyond).sum())
@@ -125,6 +139,18 @@ class Cohort:
     @cached_property
     def cloned_logistic_bootstrap(self) -> CloneCensorWeight:
         return self._cloned("logistic", self.replicates)
+
+    @cached_property
+    def sequential(self) -> SequentialTrials:
+        s = self.scenario
+        return sequential_trials(
+            self.table,
+            BASELINE,
+            s.time_varying,
+            unless=PROGRESSED,
+            last_start_day=s.grace_days,
+            stratify_by_site=self.by_site,
+        )
 
     @cached_property
     def iptw(self) -> LandmarkWeighted:

@@ -76,6 +76,7 @@ _OVER_TIME = (
         "time_dependent_cox",
         needs=_RATIO,
         exact_when=_NULL,
+        counted="trials",
         largest=1_050,
         option="adjusted, freeze",
     ),
@@ -87,6 +88,7 @@ _OVER_TIME = (
         "sequential_trials",
         needs=_RATIO,
         exact_when=_all("one_hazard_ratio", "no_covariate_effects"),
+        counted="sequential_trials",
         largest=1_050,
     ),
     Estimator(

@@ -250,7 +250,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     _persistent("persistent", _PERSISTENT, 120),
     _confounded("null", _NULL, 120, _BY_TIME | _EMULATED | {"clone_censor_weight_cox_sandwich"}),
     _confounded("landmark", _CONFOUNDED, 200, _WEIGHTED_LANDMARK),
-    _plain("plain_trials", _PLAIN, 70, _TRIALS - {"start_day_strata"}),
+    _plain("plain_trials", _PLAIN, 90, frozenset({"sequential_trials"})),
+    _confounded("sequential", _CONFOUNDED, 125, frozenset({"sequential_trials"})),
     Scenario(
         "waning",
         "hazard ratio 0.45 for half a year, then 1",

@@ -43,6 +43,11 @@ class Optimum:
 
 def refuse_collinear(names: tuple[str, ...], information: FloatArray, events: float) -> None:
     """Sweep the information at 0 covariate by covariate; what is left of each must not vanish."""
+    if not np.isfinite(information).all():
+        raise NotEstimableError(
+            "weights or covariates lie so far apart that the sums of the model are lost in rounding",
+            advice="truncate the weights, or drop what tells who starts without error",
+        )
     diagonal = np.diag(information)
     flat = diagonal < _COLLINEAR * events
     if flat.any():
@@ -50,9 +55,15 @@ def refuse_collinear(names: tuple[str, ...], information: FloatArray, events: fl
             f"{', '.join(np.array(names)[flat])} does not vary among those at risk at any event, "
             "so its hazard ratio is not defined"
         )
-    scaled = information / np.sqrt(np.outer(diagonal, diagonal))
+    unit = np.sqrt(diagonal)  # the product of two diagonals may leave the doubles' range, that of roots not
+    scaled = information / np.outer(unit, unit)
     for j in range(1, len(names)):
-        fit = np.linalg.solve(scaled[:j, :j], scaled[:j, j])
+        try:
+            fit = np.linalg.solve(scaled[:j, :j], scaled[:j, j])
+        except np.linalg.LinAlgError:
+            raise NotEstimableError(
+                f"{', '.join(names[:j])} are collinear", advice="drop one of them"
+            ) from None
         if 1 - scaled[j, :j] @ fit < _COLLINEAR * j:
             others = ", ".join(np.array(names[:j])[np.abs(fit) > 1e-6])
             raise NotEstimableError(f"{names[j]} is collinear with {others}", advice="drop one of them")

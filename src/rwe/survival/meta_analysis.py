@@ -4,8 +4,11 @@ Random effects: tau² after DerSimonian & Laird 1986 (DL), by restricted maximum
 2005) or Paule & Mandel 1982 (PM). Intervals: Wald with the normal quantile; Hartung & Knapp 2001, Sidik &
 Jonkman 2002 (HKSJ) with t(k-1), untruncated; and its ad hoc version, in which the variance is never less than
 Wald's (Knapp & Hartung 2003). Heterogeneity: Cochran's Q, I² (Higgins & Thompson 2002). Prediction interval:
-Higgins et al. 2009, with the quantile of its interval. R's `metafor` is the gold standard; its conventions
-are followed: I² and H² of a random-effects model come from its tau², those of the common effect from Q.
+Higgins et al. 2009, with the quantile of its own confidence interval: of t(k-1) under HKSJ and, as `metafor`
+has it, the normal one under Wald, not that of t(k-2) in the paper, so that Wald's is too narrow for few sites.
+R's `metafor` is the gold standard; its conventions are followed: I² and H² of a random-effects model come from
+its tau², those of the common effect from Q. Untruncated HKSJ can be narrower than the common effect where
+sites agree by chance (Q < k - 1); its ad hoc version cannot.
 
 A site without an event in one group has no log hazard ratio and cannot enter these. It is not dropped: its
 counts enter `mantel_haenszel_rates` (Greenland & Robins 1985) and `peto` (Yusuf et al. 1985), which need no
@@ -86,7 +89,7 @@ class Left:
 class PooledCounts:
     """A ratio from events and person-time, or from observed and expected events, over all sites.
 
-    None where it is undefined: no event in one group at any site.
+    None where it is undefined: no event in one group at any site. `sites` are those that say something of it.
     """
 
     method: Literal["mantel_haenszel", "peto"]
@@ -190,25 +193,34 @@ def leave_one_out(
 
 
 def mantel_haenszel_rates(
-    events: Sequence[tuple[int, int]], days: Sequence[tuple[float, float]], *, level: float = 0.95
+    events: npt.ArrayLike,
+    days: npt.ArrayLike,
+    *,
+    sites: Sequence[str] | None = None,
+    level: float = 0.95,
 ) -> PooledCounts:
-    """The Mantel-Haenszel ratio of event rates, exposed to unexposed, over sites.
+    """The Mantel-Haenszel ratio of event rates, exposed to unexposed, over strata.
 
-    events, days: (unexposed, exposed) of each site; a site with a zero counts as it is. Variance of the
-    logarithm: Greenland & Robins 1985, Biometrics 41:55. Raises SurvivalDataError for unequal lengths.
+    events, days: (unexposed, exposed) of each stratum; one with a zero counts as it is. A ratio of rates is
+    one of hazards only where the hazard does not change inside a stratum: of groups that differ in time since
+    index, strata are the sites' event times (`rwe.survival.site_effects.risk_set_counts`). `sites` names the
+    site of each stratum, by default each its own. A stratum without an event, or with one group only, says
+    nothing, and a site with no other does not count. Variance of the logarithm: Greenland & Robins 1985,
+    Biometrics 41:55. Raises SurvivalDataError for unequal lengths.
     """
-    if len(events) != len(days):
-        raise SurvivalDataError("events and days have not one length")
     d = np.asarray(events, dtype=np.float64).reshape(-1, 2)
     t = np.asarray(days, dtype=np.float64).reshape(-1, 2)
-    used = (t.sum(axis=1) > 0) & (t.min(axis=1) > 0)
-    d, t = d[used], t[used]
+    site = np.arange(len(d)) if sites is None else np.asarray(sites)
+    if not len(d) == len(t) == len(site):
+        raise SurvivalDataError("events, days and sites have not one length")
+    used = (t.min(axis=1) > 0) & (d.sum(axis=1) > 0)
+    d, t, telling = d[used], t[used], len(np.unique(site[used]))
     total = t.sum(axis=1)
     above, below = float((d[:, 1] * t[:, 0] / total).sum()), float((d[:, 0] * t[:, 1] / total).sum())
     if above <= 0 or below <= 0:
-        return _counts("mantel_haenszel", None, None, level, len(events))
+        return _counts("mantel_haenszel", None, None, level, telling)
     variance = float((d.sum(axis=1) * t[:, 0] * t[:, 1] / total**2).sum()) / (above * below)
-    return _counts("mantel_haenszel", math.log(above / below), math.sqrt(variance), level, len(events))
+    return _counts("mantel_haenszel", math.log(above / below), math.sqrt(variance), level, telling)
 
 
 def peto(
@@ -216,15 +228,17 @@ def peto(
 ) -> PooledCounts:
     """Peto's one-step log hazard ratio: the sum of O - E of the exposed over the sum of V, both of the sites'
     log-rank tests. A site whose exposed had no event counts through its E; far from 1 it is drawn towards 1.
+    A site with V of 0 had never both groups at risk at an event, and is not among `sites`.
 
     Source: Yusuf et al. 1985, Prog Cardiovasc Dis 27:335. Raises SurvivalDataError for unequal lengths.
     """
     if len(observed_minus_expected) != len(variances):
         raise SurvivalDataError("O - E and V have not one length")
     score, information = math.fsum(observed_minus_expected), math.fsum(variances)
+    telling = sum(v > 0 for v in variances)
     if information <= 0:
-        return _counts("peto", None, None, level, len(variances))
-    return _counts("peto", score / information, 1 / math.sqrt(information), level, len(variances))
+        return _counts("peto", None, None, level, telling)
+    return _counts("peto", score / information, 1 / math.sqrt(information), level, telling)
 
 
 def _checked(log_estimates: npt.ArrayLike, standard_errors: npt.ArrayLike, level: float) -> _Effects:

@@ -8,6 +8,8 @@ standard errors would have to leave the site out.
 
 `site_interaction` asks whether the hazard ratio is the same at all sites: in the model stratified by site,
 exposure has one coefficient against one for each site; the covariates act alike everywhere.
+
+`risk_set_counts` gives each event time of each site as a stratum for `mantel_haenszel_rates`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from scipy.special import chdtrc
 
 from rwe.survival.cox import EXPOSURE, CoxData, CoxFit, exposure_data, fit_cox, stratum_scores
 from rwe.survival.cox_kernel import Ties
-from rwe.survival.data import BoolArray, CountingProcess, FloatArray, NotEstimableError
+from rwe.survival.data import (
+    BoolArray,
+    CountingProcess,
+    FloatArray,
+    IntArray,
+    NotEstimableError,
+    frozen_ints,
+)
 from rwe.survival.subgroups import InteractionTest
 
 #: Share of a covariate's information at a site left by the others, below which it has no coefficient there.
@@ -34,6 +43,15 @@ class CommonEffect:
     fit: CoxFit
     contributing: tuple[str, ...]
     silent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RiskSetCounts:
+    """Events and patients at risk as (unexposed, exposed), one row for each event time of each of `sites`."""
+
+    sites: tuple[str, ...]
+    events: IntArray
+    at_risk: IntArray
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,41 @@ def site_interaction(data: CountingProcess, *, ties: Ties = "efron", robust: boo
         ),
         tuple(str(s) for s in telling),
     )
+
+
+def risk_set_counts(data: CountingProcess) -> RiskSetCounts:
+    """The risk sets of each site, at its event times.
+
+    The numbers at risk are the person-time of bands of follow-up so short that the hazard does not change in
+    them. So the Mantel-Haenszel ratio of these strata is one of hazards whatever their shape, though the
+    exposed, who start later, are at risk at other times since index than the unexposed. Source: Clayton &
+    Hills 1993, Statistical Models in Epidemiology (rates stratified by bands of follow-up).
+    """
+    names, events, at_risk = list[str](), list[IntArray](), list[IntArray]()
+    sites = data.site.astype(str)
+    for site in np.unique(sites):
+        here = sites == site
+        times = np.unique(data.stop[here & data.event])
+        groups = [here & (data.exposed == group) for group in (False, True)]
+        names += [str(site)] * len(times)
+        events.append(np.column_stack([_at(times, data.stop[g & data.event]) for g in groups]))
+        at_risk.append(
+            np.column_stack([_before(times, data.start[g]) - _before(times, data.stop[g]) for g in groups])
+        )
+    none = np.empty((0, 2), dtype=np.int64)
+    return RiskSetCounts(
+        tuple(names), frozen_ints(np.vstack([none, *events])), frozen_ints(np.vstack([none, *at_risk]))
+    )
+
+
+def _before(times: FloatArray, values: FloatArray) -> IntArray:
+    """How many values lie before each time."""
+    return np.searchsorted(np.sort(values), times, side="left").astype(np.int64)
+
+
+def _at(times: FloatArray, values: FloatArray) -> IntArray:
+    ordered = np.sort(values)
+    return np.asarray(np.searchsorted(ordered, times, side="right") - _before(times, ordered), dtype=np.int64)
 
 
 def _information(model: CoxData, here: BoolArray) -> FloatArray:
