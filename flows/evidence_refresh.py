@@ -169,8 +169,9 @@ def _tell_of_study(opened: Workspace, found: Refreshed) -> None:
     telling.show_refresh(opened, found.after, found.page)
     answers = [e for e in found.after.estimates if is_the_answer(e)]
     change = telling.primary_change(found.before, found.after, answers)
-    if found.before and change is not None and abs(change) > opened.settings.schedule.moved_log:
-        telling.estimate_moved(found.after.study.name, found.before, found.after, change)
+    threshold = opened.settings.schedule.moved_log
+    if change is not None and abs(change) > threshold:
+        telling.estimate_moved(found.after.study.name, threshold)
 
 
 def _tell_stale(opened: Workspace) -> None:

@@ -80,7 +80,9 @@ def share(
         return
     for result in written:
         terminal.say(terminal.out, f"Share: {result.path}")
-    terminal.out.print("Send it over a channel that encrypts: it holds a row for each patient.")
+    terminal.out.print(
+        "Send it over a channel that encrypts: it holds a row for each patient. Delete it once the hub has it."
+    )
 
 
 def _show_outgoing(going: Outgoing) -> None:
@@ -120,6 +122,9 @@ def _said(going: Outgoing) -> list[str]:
     if "link" in going.tables.tables:
         tokens = counted(going.tables["link"].num_rows, "link token")
         said.append(f"{tokens}: they tell the hub which patients another site has too, and are dropped then.")
+    if "erased" in going.tables.tables:
+        gone = counted(going.tables["erased"].num_rows, "patient")
+        said.append(f"{gone} erased here since an earlier share: named, for the hub to erase them too.")
     said.append("Counts of who was left out are rounded to midpoints of 6. No texts, no record ids.")
     return said
 
@@ -129,14 +134,18 @@ def collect(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Shares, or folders of shares, that arrived.")
     ],
+    *,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete the shares that were taken from where they arrived.")
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify what sites shared, and keep the newest of each for the next analysis.
 
-    Example: rwe collect inbox/
+    Example: rwe collect inbox/ --remove
     """
-    from rwe.sharing.collect import PartlyCollectedError
+    from rwe.sharing.collect import PartlyCollectedError, remove_arrived
     from rwe.sharing.collect import collect as take
 
     opened = open_chosen(workspace)
@@ -146,13 +155,17 @@ def collect(
             results = take(opened, folders, studies)
         except PartlyCollectedError as e:
             deed.counts = {r.site: r.patients for r in e.results}
-            _show_collected(e.results, as_json=as_json)
+            _show_collected(e.results, removed=remove, as_json=as_json)
+            for result in e.results if remove else ():
+                remove_arrived(result)
             raise
         deed.counts = {r.site: r.patients for r in results}
-    _show_collected(results, as_json=as_json)
+        for result in results if remove else ():
+            remove_arrived(result)
+    _show_collected(results, removed=remove, as_json=as_json)
 
 
-def _show_collected(results: Sequence[Collected], *, as_json: bool) -> None:
+def _show_collected(results: Sequence[Collected], *, removed: bool, as_json: bool) -> None:
     if as_json:
         cli_show.as_json([{**r.__dict__} for r in results])
         return
@@ -161,6 +174,15 @@ def _show_collected(results: Sequence[Collected], *, as_json: bool) -> None:
         patients = counted(r.patients, "patient")
         what = f"{patients}, shared {at}" if r.is_new else "nothing new, it was here already"
         terminal.say(terminal.out, f"{r.site}: {what}")
+        if r.erased:
+            gone = counted(r.erased, "patient")
+            terminal.say(terminal.out, f"{r.site}: {gone} erased there, and in nothing that is kept here")
+        if r.warning:
+            terminal.say(terminal.out, f"Note: {r.site}: {r.warning}")
+    left = [str(r.arrived) for r in results]
+    if left and not removed:
+        tokens = ", link tokens too" if any(r.has_tokens for r in results) else ""
+        terminal.say(terminal.out, f"Delete what arrived (--remove does): rows of patients{tokens} are in it")
     for study in sorted({r.study for r in results if r.is_new}):
         terminal.say(terminal.out, f"Next: rwe analyse {study}")
 

@@ -134,6 +134,8 @@ def explain(study: Study) -> dict[str, list[str]]:
         ]
     if p.sensitivity_grid:
         sections["Sensitivity grid"] = [_change(c, p) for c in p.sensitivity_grid]
+    if p.negative_controls:
+        sections["Negative controls"] = _negative_controls(p)
     if p.chart_review:
         sections["Chart review"] = _reviews(p.chart_review)
     sections["Analyses"] = [_analysis(a, p) for a in p.analyses]
@@ -257,6 +259,18 @@ def _laboratory(study: Study) -> dict[str, list[str]]:
     return sections
 
 
+def _negative_controls(p: Protocol) -> list[str]:
+    """On what no effect is expected, what ends follow-up there, and what the controls are for."""
+    if not any(a.role == "primary" for a in p.analyses):
+        return [f"{', '.join(p.negative_controls)}: not run, for no analysis is primary."]
+    ends = ", ".join(["death", *p.composite_events(), *(e.name for e in p.censoring_events())])
+    return [
+        f"{', '.join(p.negative_controls)}: no effect is expected on them. The primary analysis is run on the "
+        f"first record of each; whatever ends follow-up before it ({ends}) censors.",
+        "From three of them with an estimate on, the primary ratio is also shown calibrated by what they find.",
+    ]
+
+
 def _reviews(found: ChartReviews) -> list[str]:
     """How many of the charts read confirmed the record, and what for."""
     kinds = {
@@ -315,6 +329,12 @@ def _options(a: Analysis, protocol: Protocol) -> Iterable[str]:
         yield "no horizon named" if horizon is None else f"up to day {horizon}"
     if takes("replicates"):
         yield f"{a.replicates} bootstrap replicates" if a.replicates else "no bootstrap"
+    if takes("missing") and set(a.adjusted_for) - protocol.statuses():
+        yield (
+            f"missing baseline covariates imputed {a.imputations} times"
+            if a.missing == "impute"
+            else "without whoever lacks a baseline covariate of these"
+        )
     if a.salvage == "counts_as_start":
         yield "a first start after progression counts, too"
 

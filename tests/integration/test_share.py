@@ -248,7 +248,7 @@ def test_every_table_of_a_large_study_arrives_as_it_was(tmp_path: Path) -> None:
     collect(hub, [tmp_path / "out"], load_studies(hub.studies))
 
     own = read_study(site.private_database, study)
-    rename = shared_pseudonym(site, study, spec.name)
+    rename = shared_pseudonym(site, study.name, spec.name)
     arrived = study_tables(hub, study)
     whole = pd.concat([own.survival, own.covariates], axis=1)
     assert len(whole) > 30

@@ -95,25 +95,29 @@ def test_the_file_is_what_prefects_own_command_reads() -> None:
         assert f"def {flow}(" in text, one["name"]
 
 
+def template_of(kind: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((ROOT / "deploy" / "pools" / f"{kind}.json").read_text())
+    return read
+
+
 @pytest.mark.parametrize("kind", ["process", "docker", "kubernetes"])
 def test_the_pool_templates_fill_in(kind: str) -> None:
     """As a worker does it: each placeholder has a variable, and the defaults make a job configuration."""
     from prefect.utilities.templating import apply_values, find_placeholders
-    from prefect.workers.base import BaseJobConfiguration
 
-    template = json.loads((ROOT / "deploy" / "pools" / f"{kind}.json").read_text())
+    template = template_of(kind)
     variables = template["variables"]["properties"]
     used = {p.name for p in find_placeholders(template["job_configuration"])}
     assert used == set(variables), "no variable is unknown, none is idle"
+    assert not {"command", "env"} & used, "a deployment does not choose what a worker's host runs"
     assert all(v.get("description") for v in variables.values())
     defaults = {n: v["default"] for n, v in variables.items() if "default" in v}
-    filled = apply_values(template["job_configuration"], defaults | {"command": "true", "name": "run"})
-    BaseJobConfiguration.model_validate({k: v for k, v in filled.items() if k in {"command", "name"}})
-    assert "{{" not in json.dumps({k: v for k, v in filled.items() if k in {"command", "name", "image"}})
+    filled = apply_values(template["job_configuration"], defaults | {"name": "run"})
     if kind == "docker":
         safe = filled["container_create_kwargs"]
         assert (safe["cap_drop"], safe["read_only"], filled["privileged"]) == (["ALL"], True, False)
         assert "/etc/rwe:/etc/rwe:ro" in filled["volumes"]
+        assert any(v.endswith(":/run/secrets:ro") for v in filled["volumes"])
     if kind == "kubernetes":
         pod = filled["job_manifest"]["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -121,6 +125,33 @@ def test_the_pool_templates_fill_in(kind: str) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             mounted = {m["name"] for m in container["volumeMounts"]}
             assert mounted <= {v["name"] for v in pod["volumes"]}
+        (run,) = pod["containers"]
+        assert "/run/secrets" in {m["mountPath"] for m in run["volumeMounts"]}
+        assert "env" not in run, "what a Job's manifest holds, whoever reads Jobs can see"
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_the_password_of_the_api_is_no_part_of_what_a_worker_hands_to_a_run(kind: str) -> None:
+    """A worker copies its own settings into each job. The image reads the password from a file instead."""
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.workers.base import BaseJobConfiguration
+
+    told = {
+        PREFECT_API_AUTH_STRING: "operator:canary-7d1",
+        PREFECT_API_URL: "https://prefect.example.org/api",
+    }
+    with temporary_settings(told):
+        plain = BaseJobConfiguration()
+        plain.prepare_for_flow_run(FlowRun(flow_id=UUID(int=1)))
+        assert "canary-7d1" in json.dumps(plain.env), "what it does by itself"
+        job = BaseJobConfiguration(env=template_of(kind)["job_configuration"]["env"])
+        job.prepare_for_flow_run(FlowRun(flow_id=UUID(int=1)))
+    assert "canary-7d1" not in json.dumps(job.env)
+    assert job.env["PREFECT_API_URL"] == "https://prefect.example.org/api"
+    assert job.command, "the worker knows it without a variable"
 
 
 def test_the_secrets_become_the_environment_and_nothing_else(tmp_path: Path) -> None:

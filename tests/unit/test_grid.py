@@ -270,6 +270,37 @@ def test_grace_and_landmark_are_tried_on_the_analyses_that_know_them() -> None:
     assert len(findings.weights) == 1
 
 
+def test_another_grace_is_tried_where_the_analysis_has_one_of_its_own() -> None:
+    """Its own 90 days would go before the value tried: three rows, and all of them of 90 days."""
+    found = cohort()
+    grid = [{"rule": "grace_days", "value": v} for v in (30, 120)]
+    protocol = protocol_with(*grid, analyses=[{**CLONES, "grace_days": 90}])
+    findings = run_analyses(protocol, found)
+    made = run_grid(protocol, tables_of(found), findings)
+    assert made is not None
+    own, shorter, longer = made.rows
+    assert [shorter.own_value, longer.own_value] == ["90", "90"]
+    assert len({own.estimate, shorter.estimate, longer.estimate}) == 3
+    variants = [e for e in findings.estimates if e.parameters.variant]
+    assert [e.parameters.grace_days for e in variants] == [30, 120]
+    alone = run_analyses(protocol_with(analyses=[{**CLONES, "grace_days": 30}]), found)
+    assert shorter.estimate == next(e for e in alone.estimates if e.estimand == "hazard_ratio").estimate
+
+
+def test_the_own_row_is_of_the_analysis_with_the_same_grace() -> None:
+    found = cohort()
+    analyses = [{**CLONES, "grace_days": 90}, CLONES]
+    protocol = protocol_with({"rule": "grace_days", "value": 30}, analyses=list(reversed(analyses)))
+    findings = run_analyses(protocol, found)
+    findings.estimates.reverse()  # whichever stands first
+    made = run_grid(protocol, tables_of(found), findings)
+    assert made is not None
+    sixty = next(
+        e for e in findings.estimates if e.parameters.grace_days == 60 and e.estimand == "hazard_ratio"
+    )
+    assert made.rows[0].estimate == sixty.estimate
+
+
 def test_where_the_primary_analysis_was_downgraded_its_stand_in_is_rerun() -> None:
     few = cohort(14, seed=3)
     (own, row), findings = run(few, {"rule": "gap_days", "value": 30}, variants=[few])

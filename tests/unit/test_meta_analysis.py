@@ -183,3 +183,15 @@ def test_peto_is_the_sum_of_scores_over_the_sum_of_variances() -> None:
     assert found.log_estimate == pytest.approx(-15 / 35)
     assert found.se == pytest.approx(1 / math.sqrt(35))
     assert peto([0.0], [0.0]).estimate is None
+
+
+def test_a_site_that_says_nothing_is_not_among_the_sites() -> None:
+    """The second has no exposed time; the third has no event; the fourth two strata that both count."""
+    events, days = [(5, 3), (4, 0), (0, 0), (2, 1), (1, 1)], [(100, 50), (80, 0), (30, 40), (30, 30), (9, 9)]
+    rates = mantel_haenszel_rates(events, days, sites=["a", "b", "c", "d", "d"])
+    assert rates.sites == 2
+    assert mantel_haenszel_rates(events[:3], days[:3]).sites == 1
+    assert peto([-1.0, 0.0], [2.0, 0.0]).sites == 1
+    assert peto([0.0], [0.0]).sites == 0
+    with pytest.raises(SurvivalDataError):
+        mantel_haenszel_rates(events, days[:4])

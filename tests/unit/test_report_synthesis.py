@@ -16,6 +16,7 @@ from rwe.evidence.synthesis import (
     WithEverySite,
 )
 from rwe.report import render_report
+from rwe.report.synthesis import _groups
 from rwe.survival.meta_analysis import meta_analysis
 from tests.unit import evidence_example as example
 from tests.unit.test_report_page import Page
@@ -43,7 +44,7 @@ def site(name: str, estimate: float | None, reason: str | None = None) -> SiteEf
 def found() -> Synthesis:
     meta = [
         as_result(meta_analysis([-0.4, 0.1], [0.2, 0.2], model=m, interval=i))
-        for m, i in (("common", "wald"), ("reml", "wald"), ("reml", "hksj"))
+        for m, i in (("common", "wald"), ("reml", "wald"), ("reml", "hksj"), ("reml", "hksj_adhoc"))
     ]
     return Synthesis(
         analysis="time_dependent_cox",
@@ -105,6 +106,24 @@ def test_a_reason_is_text_and_ids_of_the_two_forest_plots_differ(found: Synthesi
     assert "<none>" not in html
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
+
+
+def test_the_forest_has_the_ad_hoc_interval_and_no_count_that_is_not_the_rows_own(found: Synthesis) -> None:
+    """By the estimates two sites agree too well: untruncated HKSJ would be the narrowest interval of all."""
+    meta = [
+        as_result(meta_analysis([-0.5, -0.48, -0.52], [0.35, 0.4, 0.45], model=m, interval=i))
+        for m, i in (("common", "wald"), ("reml", "hksj"), ("reml", "hksj_adhoc"))
+    ]
+    every = [w.model_copy(update={"sites": 2}) for w in found.with_every_site]
+    _, together = _groups(found.model_copy(update={"meta": meta, "with_every_site": every}))
+    rows = {row.label: row for row in together.rows}
+    random = rows["Random effects, REML, HKSJ, ad hoc"]
+    assert (random.low, random.high) == (meta[2].ci_low, meta[2].ci_high)
+    prediction = rows["Where the effect of a new site would lie (REML, HKSJ, ad hoc)"]
+    assert (prediction.low, prediction.high) == (meta[2].prediction_low, meta[2].prediction_high)
+    likelihood = rows["Common effect by the sites' likelihoods; 2 sites"]
+    assert (likelihood.n, likelihood.events) == ("", "")  # a silent site is not in it
+    assert rows["All patients in one model, stratified by site"].n == "240"
 
 
 def test_a_page_without_several_sites_has_no_such_section() -> None:

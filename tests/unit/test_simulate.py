@@ -201,6 +201,16 @@ def test_every_estimator_answers_in_an_ordinary_cohort(e: Estimator, plain_cohor
         assert abs(answer.estimate) < 1.5
 
 
+def test_events_are_those_on_which_an_estimate_rests(plain_cohort: Cohort) -> None:
+    c, patients = plain_cohort, plain_cohort.table.patients
+    assert c.events("everybody") == patients["is_event"].sum()
+    assert c.events("landmark") == (patients["is_event"] & (patients["time_days"] > 180)).sum()
+    assert c.events("started") + c.events("not_started") == c.events("landmark")
+    assert c.events("relapse_started") + c.events("relapse_not_started") == c.events("relapse") > 0
+    assert c.events("could_choose") < c.events("landmark") < c.events("trials") <= c.events("everybody")
+    assert 0 < c.events("sequential_trials") < c.events("trials")
+
+
 def test_every_estimator_not_marked_biased_is_judged_where_its_assumptions_hold() -> None:
     for e in ESTIMATORS:
         if e.is_biased:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from rwe.analyse.negative import negative_controls
+from rwe.analyse.negative import follow_up_of_controls, negative_controls
 from rwe.analyse.positivity import positivity_at_landmarks
+from rwe.analyse.run_imputed import is_imputed
 from rwe.analyse.tasks import Findings, Task, prepared
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
@@ -72,9 +73,17 @@ def diagnose(
     notes += positivity.notes
     balance = findings.balanced()
     weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
+    of_events = sorted(findings.event_weights, key=lambda w: w[0].analysis.role != "primary")[:1]
+    notes += _of_first_table([task for task, _ in (*weighted, *of_events)], table)
+    if intercurrent is not None and findings.answer is not None:
+        notes += follow_up_of_controls(protocol)
     return Diagnostics(
         proportional_hazards=hazards,
-        weights=[w for task, found in weighted for w in arm_weights(task, found)] + _of_events(findings),
+        weights=[
+            *(w for task, found in weighted for w in arm_weights(task, found)),
+            # The weights for intercurrent events of a Cox model: of all patients.
+            *(_summary("all_patients", found) for _, found in of_events),
+        ],
         positivity=[
             PositivityCell(covariate=s.covariate, level=s.level, started=s.started, not_started=s.not_started)
             for _, found in weighted
@@ -148,10 +157,19 @@ def _hazards(rows: CountingProcess, by_site: bool) -> list[HazardsTest]:
     ]
 
 
-def _of_events(findings: Findings) -> list[ArmWeights]:
-    """The weights for intercurrent events of a Cox model, the primary one first: of all patients."""
-    first = sorted(findings.event_weights, key=lambda w: w[0].analysis.role != "primary")[:1]
-    return [_summary("all_patients", found) for _, found in first]
+def _of_first_table(tasks: Iterable[Task], table: CohortTable) -> list[str]:
+    """That weights are of one imputed table; `table` is the cohort as it was recorded."""
+    counts = {t.analysis.imputations for t in tasks if is_imputed(t) and _lacks_some(t, table)}
+    return [
+        f"The weights, and who can start by them, are shown for the first of {m} imputed tables; the "
+        "estimates are pooled over all."
+        for m in sorted(counts)
+    ]
+
+
+def _lacks_some(task: Task, table: CohortTable) -> bool:
+    mine = table if task.site is None else table.restrict(task.site)
+    return bool(mine.patients[task.fixed].isna().to_numpy().any())
 
 
 def arm_weights(task: Task, found: CloneCensorWeight) -> Iterable[ArmWeights]:

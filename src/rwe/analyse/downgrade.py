@@ -211,9 +211,19 @@ def _words(asked: Task, firth: Analysis, reason: _Reason) -> str:
     """The sentence that a reader gets with the answer."""
     named = asked.analysis.analysis.replace("_", " ").replace("cox", "Cox model")
     before = f"The {named} that the protocol names cannot be the answer: {reason.words}"
-    if firth.adjusted_for or not asked.analysis.adjusted_for:
-        return f"{before} This is Firth's penalised model in its place."
-    return f"{before} This is Firth's penalised model in its place, and nothing is adjusted for."
+    bare = ", and nothing is adjusted for" if asked.analysis.adjusted_for and not firth.adjusted_for else ""
+    return f"{before} This is Firth's penalised model in its place{bare}.{_other_question(asked, firth)}"
+
+
+def _other_question(asked: Task, firth: Analysis) -> str:
+    """That a ratio within covariates stands in for one of strategies, or of a weighted population."""
+    if asked.analysis.analysis in _CONDITIONAL:
+        return ""
+    ratio = "a conditional ratio" if firth.adjusted_for or firth.stratify_by else "a crude ratio"
+    of = "exposure so far" if asked.landmark is None else f"having started by day {asked.landmark}"
+    is_emulation = asked.analysis.analysis == "clone_censor_weight"
+    wanted = "a comparison of strategies" if is_emulation else "one of a weighted population"
+    return f" It answers another question: {ratio} of {of}, not {wanted}."
 
 
 def _demoted(e: Estimate, words: str) -> Estimate:

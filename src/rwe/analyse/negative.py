@@ -2,7 +2,8 @@
 
 What it finds there is its systematic error; with enough of them the primary estimate is calibrated by it (see
 `rwe.survival.negative_controls`). An outcome is the first record of an intercurrent event that the protocol
-handles as treatment policy; a death before it ends follow-up, and so does nothing else.
+handles as treatment policy. Whatever ends follow-up in the study ends it here, too, and censors: death, the
+other events of a composite outcome, events that censor (weighted for as the analysis weighs), the last contact.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rwe.analyse.tasks import Findings, Task
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
 from rwe.evidence.parts import CalibratedEstimate, NegativeControlEstimate, NegativeControls
+from rwe.study import Protocol
 from rwe.survival.data import CohortTable, FloatArray
 from rwe.survival.negative_controls import (
     FEWEST_CONTROLS,
@@ -27,6 +29,10 @@ from rwe.survival.negative_controls import (
 from rwe.survival.tables import numbers
 
 _DAYS = ("start_day", "salvage_start_day", "progression_day")
+WALD_NOT_PROFILE = (
+    "Firth's estimates are calibrated by their standard errors (Wald), not by the profile of the penalised "
+    "likelihood: where a group has few events the calibrated interval is too sure of itself."
+)
 
 
 def negative_controls(findings: Findings, intercurrent: pd.DataFrame) -> NegativeControls | None:
@@ -50,17 +56,36 @@ def negative_controls(findings: Findings, intercurrent: pd.DataFrame) -> Negativ
     )
 
 
-def with_outcome(table: CohortTable, day: FloatArray) -> CohortTable:
-    """The table with another outcome: an event on `day` (NaN: none), death and the last contact censor.
+def follow_up_of_controls(protocol: Protocol) -> list[str]:
+    """What besides death and the last contact ends follow-up in the runs on negative controls, as a note."""
+    outcome = [f"{name} (part of the outcome)" for name in protocol.composite_events()]
+    censoring = [f"{e.name} (ends follow-up in this study)" for e in protocol.censoring_events()]
+    if not protocol.negative_controls or not (outcome or censoring):
+        return []
+    *others, last = ["death", *outcome, *censoring]
+    return [
+        f"The runs on negative controls end at {', '.join(others)} and {last}: only a record before those "
+        "counts."
+    ]
 
-    A day after the end of follow-up is none. A start or a progression after the event counts no more.
+
+def with_outcome(table: CohortTable, day: FloatArray) -> CohortTable:
+    """The table with another outcome: an event on `day` (NaN: none); what ended follow-up otherwise censors.
+
+    A day after the end of follow-up is none. A start or a progression after the event counts no more; nor
+    does one on its day, for nobody knows which was first. (Whoever starts on the day of death was alive then;
+    a record says nothing of the kind, and many are made at the visit at which treatment starts.)
     """
     patients = table.patients
     end = numbers(patients, "time_days", "patients")
     happens = day <= end
     time = np.where(happens, day, end)
-    later = {name: patients[name].where(patients[name] <= time) for name in _DAYS if name in patients.columns}
-    changed = patients.assign(time_days=time.astype(np.int64), is_event=happens, **later)
+    before: dict[str, pd.Series] = {}
+    for name in _DAYS:
+        if name in patients.columns:
+            when = patients[name]
+            before[name] = when.where((when < time) | ((when == time) & ~happens))
+    changed = patients.assign(time_days=time.astype(np.int64), is_event=happens, **before)
     return CohortTable(changed, table.changes)
 
 
@@ -102,6 +127,7 @@ def _calibrated(
         found = calibrate(answer.log_estimate, answer.se, error, level=level)
     except RweError as e:
         return None, str(e)
+    warnings = [*found.warnings, WALD_NOT_PROFILE] if answer.analysis.endswith("_firth") else found.warnings
     return (
         CalibratedEstimate(
             error_mean=error.mean,
@@ -112,7 +138,7 @@ def _calibrated(
             ci_high=found.ci_high,
             ci_level=found.ci_level,
             p_value=found.p_value,
-            warnings=list(found.warnings),
+            warnings=list(warnings),
         ),
         None,
     )

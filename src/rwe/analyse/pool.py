@@ -14,10 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from rwe.analyse.pool_tables import concatenated, of_share
 from rwe.analyse.read import StudyTables
@@ -33,28 +30,18 @@ from rwe.sharing.collect import (
     CollectedShare,
     collecting,
     drop_links,
-    get,
+    has_link_key,
     of_other_protocols,
-    put,
     read_collected,
 )
 from rwe.sharing.files import shared_pseudonym
-from rwe.sharing.frames import ShareError
 from rwe.sharing.linking import Person, Record, Token, among, joined, left_out, same_persons, tokens_of
+from rwe.sharing.persons import Links, known_links, remember_links
 from rwe.study import Study
 from rwe.study.grid import TableChange
 
-_LINKS: Final = "links.json"
 _MOST_NAMED: Final = 3
 _ONCE: Final = "first_record_of_a_patient_at_several_sites"
-
-
-class _Links(msgspec.Struct):
-    """`persons` are the groups known so far as (site, patient, offset); `met` the pairs that were linked,
-    each site with the name of its content."""
-
-    persons: list[list[tuple[str, str, int]]] = []
-    met: list[tuple[str, str]] = []
 
 
 @dataclass(frozen=True)
@@ -131,7 +118,7 @@ def _own(
         content = hmac.digest(workspace.pseudonym_key(), f"rwe content|{content}".encode(), "sha256").hex()
     renamed = dict[str, str]()
     for site, patients in tables.survival.groupby("site")["patient_id"]:
-        rename = shared_pseudonym(workspace, study, str(site))
+        rename = shared_pseudonym(workspace, study.name, str(site))
         renamed |= {str(p): rename(str(p)) for p in patients}
     return _Own(tables, content, renamed)
 
@@ -155,8 +142,8 @@ def _link(workspace: Workspace, study: Study, shares: Sequence[CollectedShare], 
     tokens = _own_tokens(workspace, study, own)
     tokens |= {s.site: _tokens(s) for s in shares if "link" in s.tables.tables}
     names, present = _present(shares, own)
-    path = workspace.root / FOLDER / f"study={study.name}" / _LINKS
-    known = _known(workspace, path) if shares else _Links()
+    folder = workspace.root / FOLDER / f"study={study.name}"
+    known = known_links(workspace, folder) if shares else Links()
     met = {tuple(sorted((names[a], names[b]))) for a, b in combinations(sorted(tokens), 2)}
     met |= {pair for pair in known.met if set(pair) <= set(names.values())}
     before = [tuple(Record(*r) for r in person) for person in known.persons]
@@ -165,7 +152,7 @@ def _link(workspace: Workspace, study: Study, shares: Sequence[CollectedShare], 
     pairs = frozenset(p for p in all_pairs if tuple(sorted((names[p[0]], names[p[1]]))) in met)
     if shares and (met or known.met or known.persons):
         records = [[(r.site, r.patient_id, r.offset) for r in person] for person in persons]
-        _remember(workspace, path, _Links(records, sorted(met)))  # type: ignore[arg-type]
+        remember_links(workspace, folder, Links(records, sorted(met)))  # type: ignore[arg-type]
     for share in shares:
         drop_links(workspace, study, share.site)
     return _Linked(persons, pairs, all_pairs)
@@ -189,26 +176,6 @@ def _present(
 def _tokens(share: CollectedShare) -> list[Token]:
     rows = share.tables["link"].to_pylist()
     return [Token(r["patient_id"], r["token"], r["masked_day"]) for r in rows]
-
-
-def _known(workspace: Workspace, path: Path) -> _Links:
-    content = get(workspace, path)
-    try:
-        return msgspec.json.decode(content, type=_Links) if content is not None else _Links()
-    except msgspec.DecodeError:
-        raise ShareError(
-            "what is known of patients at two sites cannot be read",
-            where=str(path),
-            advice="delete it and have the sites share again",
-        ) from None
-
-
-def _remember(workspace: Workspace, path: Path, links: _Links) -> None:
-    part = path.with_name(f".{path.name}.part")
-    for stale in path.parent.glob(f"{part.name}*"):
-        stale.unlink()
-    written = put(workspace, part, msgspec.json.encode(links), bound_to=path)
-    written.replace(path.with_name(path.name + written.name.removeprefix(part.name)))
 
 
 def _unlinked(linked: _Linked) -> tuple[str, ...]:
@@ -237,6 +204,12 @@ def _notes(
         notes.append(
             "Rules of the sensitivity grid that need another cohort were not run: sites share the "
             "protocol's, and patients of two sites are known in it alone."
+        )
+    tokens = sorted(s.site for s in shares if s.manifest.is_guessable)
+    if tokens and has_link_key(workspace):
+        notes.append(
+            f"The hub has a link key, with which it could try names against the tokens of "
+            f"{', '.join(tokens)} and so learn index dates that do not leave: they rest on trust in the hub."
         )
     other = of_other_protocols(workspace, study) if shares else ()
     if other:

@@ -1,8 +1,13 @@
 """An analysis on several imputed tables, and its results pooled by Rubin's rules.
 
 Every estimate of the analysis is pooled on the scale of its standard error: ratios on the log scale. The
-variance of a bootstrap is pooled like any other. Curves are averaged day by day.
-Source: `rwe.survival.imputation`, `rwe.survival.rubin`.
+variance of a bootstrap is pooled like any other. Curves are averaged day by day. A survival or an incidence is
+averaged as its curve is, and its limits are taken on the complementary log-log scale; those of restricted means
+and of differences are cut where no value can lie. What is of one arm has no p value: there is nothing that it
+could differ from.
+
+Weights and balance are of the first table, and say so.
+Source: `rwe.survival.imputation`, `rwe.survival.rubin`; Marshall et al. 2009, BMC Med Res Methodol 9:57 (scales).
 """
 
 from __future__ import annotations
@@ -20,6 +25,13 @@ from rwe.survival.rubin import Pooled, pool
 
 Runner = Callable[[Task, CountingProcess, Findings], None]
 _CI_METHOD = "t interval by Rubin's rules"
+_PROBABILITIES = frozenset({"survival", "cumulative_incidence"})
+_LARGEST_EXPONENT = 700.0  # beyond it exp() is no number
+WALD_NOT_PROFILE = (
+    "Firth's estimates are pooled by their standard errors (Wald), not by the profile of the penalised "
+    "likelihood: where a group has few events the pooled interval and p value are too sure of themselves."
+)
+UNMOVED = "The same on all imputed tables: no imputed value moves it."
 
 
 def is_imputed(task: Task) -> bool:
@@ -50,7 +62,8 @@ def run_imputed(task: Task, imputed: ImputedTables, run: Runner, findings: Findi
     findings.curves += _curves(each)
     findings.weights += each[0].weights
     findings.event_weights += each[0].event_weights
-    findings.balance += each[0].balance
+    first = f"the first of {len(each)} imputed tables"
+    findings.balance += [replace(b, words=f"{b.words}, {first}") for b in each[0].balance]
 
 
 def told(imputed: ImputedTables, n: int, m: int) -> str:
@@ -84,9 +97,12 @@ def _pooled(same: Sequence[Estimate], notes: Sequence[str]) -> Estimate:
     errors = [e.se for e in same]
     known = [v for v in values if v is not None]
     warnings = list(dict.fromkeys([*notes, *(w for e in same for w in e.warnings)]))
+    parameters = first.parameters.model_copy(update={"imputations": m})
+    if first.estimate is not None and len({_result(e) for e in same}) == 1:
+        return first.model_copy(update={"parameters": parameters, "warnings": [*warnings, UNMOVED]})
     fields: dict[str, object] = {
         "method": f"{first.method}; {m} imputations, Rubin's rules",
-        "parameters": first.parameters.model_copy(update={"imputations": m}),
+        "parameters": parameters,
         "coefficients": _coefficients(same),
         **dict.fromkeys(("estimate", "log_estimate", "se", "ci_low", "ci_high", "p_value", "df")),
     }
@@ -101,29 +117,79 @@ def _pooled(same: Sequence[Estimate], notes: Sequence[str]) -> Estimate:
         fields |= {"estimate": math.exp(mean) if is_log else mean, "log_estimate": mean if is_log else None}
         fields |= {"se_scale": None, "variance_method": None, "ci_method": None}
         return first.model_copy(update={**fields, "warnings": warnings})
+    if first.analysis.endswith("_firth"):
+        warnings.append(WALD_NOT_PROFILE)
     level = first.ci_level or 0.95
     found = pool(known, [s**2 for s in spreads], complete_df=_complete_df(first), level=level)
-    return first.model_copy(update={**fields, **_numbers(found, is_log=is_log), "warnings": warnings})
+    return first.model_copy(update={**fields, **_numbers(found, first), "warnings": warnings})
 
 
-def _numbers(found: Pooled, *, is_log: bool) -> dict[str, object]:
-    show: Callable[[float], float] = math.exp if is_log else float
+def _result(e: Estimate) -> tuple[float | None, ...]:
+    return e.estimate, e.se, e.ci_low, e.ci_high, e.p_value
+
+
+def _numbers(found: Pooled, first: Estimate) -> dict[str, object]:
+    is_log, has_null = first.se_scale == "log", first.contrast.reference is not None
+    low, high, how = _limits(found, first)
     return {
-        "estimate": show(found.estimate),
+        "estimate": _exp(found.estimate) if is_log else found.estimate,
         "log_estimate": found.estimate if is_log else None,
         "se": found.se,
-        "ci_low": defined(show(found.ci_low)),
-        "ci_high": defined(show(found.ci_high)),
+        "ci_low": defined(low),
+        "ci_high": defined(high),
         "ci_level": found.ci_level,
-        "ci_method": _CI_METHOD,
-        "p_value": found.p_value,
-        "df": found.df,
+        "ci_method": how,
+        "p_value": found.p_value if has_null else None,
+        "df": found.df if has_null else None,
     }
 
 
+def _limits(found: Pooled, e: Estimate) -> tuple[float, float, str]:
+    """Both limits of what was pooled, where such a number can lie, and how they came about."""
+    if e.se_scale == "log":
+        return _exp(found.ci_low), _exp(found.ci_high), _CI_METHOD
+    if e.estimand in _PROBABILITIES and 0 < found.estimate < 1:
+        is_survival = e.estimand == "survival"
+        survival = found.estimate if is_survival else 1 - found.estimate
+        # By the delta method: d log(-log S) = dS / (S log S).
+        hazard = -math.log(survival)
+        reach = (found.ci_high - found.estimate) / (survival * hazard)
+        most, least = (math.exp(-hazard * _exp(x)) for x in (-reach, reach))
+        limits = (least, most) if is_survival else (1 - most, 1 - least)
+        return *limits, f"{_CI_METHOD}, on the complementary log-log scale"
+    lowest, highest = _range(e)
+    # An augmented mean may itself lie outside: it stays within its limits.
+    low, high = (
+        max(found.ci_low, min(lowest, found.estimate)),
+        min(found.ci_high, max(highest, found.estimate)),
+    )
+    is_cut = (low, high) != (found.ci_low, found.ci_high)
+    return low, high, f"{_CI_METHOD}, cut to what is possible" if is_cut else _CI_METHOD
+
+
+def _range(e: Estimate) -> tuple[float, float]:
+    """Between what values an estimand on the natural scale lies."""
+    horizon = math.inf if e.parameters.horizon_days is None else float(e.parameters.horizon_days)
+    ranges = {
+        **dict.fromkeys(_PROBABILITIES, (0.0, 1.0)),
+        "survival_difference": (-1.0, 1.0),
+        "rmst_days": (0.0, horizon),
+        "rmst_difference_days": (-horizon, horizon),
+    }
+    return ranges.get(e.estimand, (-math.inf, math.inf))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < _LARGEST_EXPONENT else math.inf
+
+
 def _complete_df(e: Estimate) -> float:
-    """Degrees of freedom had nothing been missing: events less coefficients (Barnard & Rubin 1999)."""
-    return max(e.events - max(len(e.coefficients), 1), 1)
+    """Degrees of freedom had nothing been missing: events less coefficients (Barnard & Rubin 1999).
+
+    Coefficients of models of the weights, which come without standard errors, are not the outcome's.
+    """
+    coefficients = len(e.coefficients) if any(c.se is not None for c in e.coefficients) else 1
+    return max(e.events - coefficients, 1)
 
 
 def _coefficients(same: Sequence[Estimate]) -> list[Coefficient]:

@@ -169,8 +169,9 @@ def _meta(y: FloatArray, se: FloatArray, level: float, notes: list[str]) -> list
         return []
     if len(y) < FEW_SITES:
         notes.append(
-            f"Only {len(y)} sites: tau² is hardly known. Ad hoc HKSJ intervals allow for that, Wald's do not. "
-            "Untruncated HKSJ can be narrower than the common effect where sites agree by chance; ad hoc cannot."
+            f"Only {len(y)} sites: tau² is hardly known. Ad hoc HKSJ intervals allow for that, Wald's do "
+            "not. Untruncated HKSJ can be narrower than the common effect where sites agree by chance; ad "
+            "hoc cannot."
         )
     return [meta_analysis(y, se, model=model, interval=interval, level=level) for model, interval in _ASKED]
 

@@ -43,19 +43,17 @@ def site_stale(site: str, fresh_hours: float | None, allowed_hours: float) -> No
 
 
 def check_failed(error: RweError) -> None:
-    """Tell that a check stopped the build."""
-    _emit(names.CHECK_FAILED, "rwe.build", {"check": error.where or "", "what": error.what})
+    """Tell that a check stopped the build: its name, for what it found are counts of rows."""
+    _emit(names.CHECK_FAILED, "rwe.build", {"check": (error.where or "").removeprefix("check ")})
 
 
-def estimate_moved(study: str, before: Evidence, after: Evidence, change_log: float) -> None:
-    """Tell that the primary estimate of a study moved."""
-    payload = {
-        "study": study,
-        "refresh_before": before.refresh.id,
-        "refresh": after.refresh.id,
-        "change_log": round(change_log, 4),
-    }
-    _emit(names.ESTIMATE_MOVED, f"rwe.study.{study}", payload)
+def estimate_moved(study: str, threshold_log: float) -> None:
+    """Tell that the primary estimate of a study moved by more than a threshold.
+
+    Not by how much, nor to what: what is told may leave the house, and one night's difference may be that of one
+    patient.
+    """
+    _emit(names.ESTIMATE_MOVED, f"rwe.study.{study}", {"study": study, "moved_more_than_log": threshold_log})
 
 
 def _emit(event: str, resource: str, payload: dict[str, Any]) -> None:

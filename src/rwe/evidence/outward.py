@@ -4,12 +4,14 @@ Counts are midpoint-6 rounded, curves step by rounded counts, estimates have thr
 stay whatever is of one site, of few patients or of the private tables: runs, hashes, resources, quality,
 covariates by stratum, weights, single traces, the synthesis of sites, the sensitivity grid (a rule that
 changes one patient gives that patient away beside the rule it changes), and sentences that hold a number.
+What is withheld beyond that (`rwe.evidence.numbers`) is named among the refused analyses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from rwe.evidence.contract import (
@@ -24,7 +26,21 @@ from rwe.evidence.contract import (
     Refusal,
     SiteSummary,
 )
-from rwe.evidence.history import Change, Corrections, History, Look, Repeated, SiteNews
+from rwe.evidence.history import History, Look, Repeated
+from rwe.evidence.numbers import (
+    FEW,
+    FEWEST_IN_A_MEAN,
+    WEIGHTED,
+    Arms,
+    Number,
+    is_of_a_curve,
+    number_of,
+    number_of_curve,
+    number_of_days,
+    number_of_step,
+    rounded_curve_of,
+    why_not,
+)
 from rwe.evidence.parts import (
     AutopsyStep,
     BiasAutopsy,
@@ -43,10 +59,10 @@ ROUNDED = (
     "counts, estimates have three digits, so sums need not add up. Estimates of single sites and of few "
     "patients are left out."
 )
-FEW = 5
-"""An arm of so few patients or fewer gives no number of its own."""
-_WEIGHTED = frozenset(
-    {"clone_censor_weight", "landmark_weighting", "marginal_structural_model", "sequential_trials"}
+TOO_FEW = "Withheld from this release, in whole or in part: an arm has few patients."
+TOO_NEAR = (
+    "Withheld from this release, in whole or in part: too few of its patients or events are new since an "
+    "earlier release."
 )
 _RATIOS = ("estimate", "ci_low", "ci_high", "naive", "always_low", "always_high")
 _KEPT = (
@@ -55,10 +71,33 @@ _KEPT = (
 )
 
 
-def outward(evidence: Evidence, name: str, at: datetime, earlier: History | None) -> Evidence:
-    """The evidence as a release called `name`. `earlier`: the history of the release before."""
-    shown = [e for e in evidence.estimates if e.site is None and not _is_near_another(e, evidence.cohort)]
-    estimates = [_estimate(e) for e in shown if not _is_of_few(e)]
+@dataclass(frozen=True)
+class _Shown:
+    """What of the estimates leaves, and a sentence for each analysis of which something does not."""
+
+    exact: tuple[Estimate, ...]
+    estimates: list[Estimate]
+    refused: list[Refusal]
+
+
+def outward(
+    evidence: Evidence,
+    name: str,
+    at: datetime,
+    earlier: History | None,
+    withheld: Collection[Number] = frozenset(),
+) -> Evidence:
+    """The evidence as a release called `name`.
+
+    `earlier`: the history of the release before. `withheld`: numbers of which too little is new since an
+    earlier release (of `rwe.evidence.numbers.numbers_that_leave`).
+    """
+    arms = Arms.of(evidence.cohort, evidence.protocol)
+    shown = _shown(evidence, arms, withheld)
+    curves, hidden = _curves(evidence.curves, arms, withheld)
+    is_few = arms.started <= FEW
+    has_answer = any(e.role == "primary" and e.estimand == "hazard_ratio" for e in shown.exact)
+    told = [_refusal(r) for r in evidence.refused if " at site " not in r.analysis]
     return Evidence(
         schema_version=evidence.schema_version,
         audience="release",
@@ -79,19 +118,58 @@ def outward(evidence: Evidence, name: str, at: datetime, earlier: History | None
         ],
         runs=[],
         quality=[],
-        cohort=_cohort(evidence.cohort),
+        cohort=_cohort(evidence.cohort, arms),
         attrition=[_step(s) for s in evidence.attrition],
-        baseline=[_baseline(r) for r in evidence.baseline],
-        estimates=estimates,
-        curves=[_curve(c) for c in evidence.curves if c.site is None],
-        refused=[_refusal(r) for r in evidence.refused if " at site " not in r.analysis],
+        baseline=_baselines(evidence.baseline),
+        estimates=shown.estimates,
+        curves=curves,
+        refused=_each_once([*told, *shown.refused, *hidden]),
         warnings=[ROUNDED, *_without_numbers(evidence.warnings)],
-        diagnostics=_diagnostics(evidence.diagnostics),
-        history=_history(evidence.history, name, at, earlier),
+        diagnostics=_diagnostics(evidence.diagnostics) if has_answer else None,
+        history=_history(evidence.history, name, at, earlier, shown=shown.exact, is_few=is_few),
         safety=_safety(evidence.safety),
-        bias_autopsy=_autopsy(evidence.bias_autopsy),
+        bias_autopsy=_autopsy(evidence.bias_autopsy, arms, withheld),
         protocol_lock=evidence.protocol_lock,
     )
+
+
+def _shown(evidence: Evidence, arms: Arms, withheld: Collection[Number]) -> _Shown:
+    exact: list[Estimate] = []
+    out: list[Estimate] = []
+    refused: list[Refusal] = []
+    for e in evidence.estimates:
+        reason = why_not(e, arms, evidence.curves)
+        curve = rounded_curve_of(e, evidence.curves)
+        if reason == "few":
+            refused.append(Refusal(analysis=e.analysis, reason=TOO_FEW))
+        elif reason is None and curve is None and number_of(e) in withheld:
+            refused.append(Refusal(analysis=e.analysis, reason=TOO_NEAR))
+        elif reason is None:
+            exact.append(e)
+            out.append(_estimate(e) if curve is None else _read_off(e, curve))
+    return _Shown(tuple(exact), out, refused)
+
+
+def _curves(
+    curves: Sequence[Curve], arms: Arms, withheld: Collection[Number]
+) -> tuple[list[Curve], list[Refusal]]:
+    shown, refused = list[Curve](), list[Refusal]()
+    for c in curves:
+        if c.site is not None:
+            continue
+        if c.analysis not in WEIGHTED:
+            shown.append(c.model_copy(update={"points": [*_begin(c.points), *_stepped(c.points)]}))
+        elif arms.of_curve(c) < FEWEST_IN_A_MEAN:
+            refused.append(Refusal(analysis=c.analysis, reason=TOO_FEW))
+        elif number_of_curve(c) in withheld:
+            refused.append(Refusal(analysis=c.analysis, reason=TOO_NEAR))
+        else:
+            shown.append(c.model_copy(update={"points": _thinned(c.points)}))
+    return shown, refused
+
+
+def _each_once(refused: Sequence[Refusal]) -> list[Refusal]:
+    return list({(r.analysis, r.reason): r for r in refused}.values())
 
 
 def _whole_months(day: date | None) -> date | None:
@@ -100,18 +178,23 @@ def _whole_months(day: date | None) -> date | None:
 
 
 def _estimate(e: Estimate) -> Estimate:
-    """Explicitly what may leave: coefficients, expected events and variances would give counts back."""
+    """Explicitly what may leave: coefficients, expected events and variances would give counts back. What is
+    of a curve has two digits; of one arm it has no error either, for with the error it gives counts back."""
     kept = e.model_dump(include=set(_KEPT.split()))
+    names = ("estimate", "log_estimate", "se", "ci_low", "ci_high")
+    digits = 2 if is_of_a_curve(e) else 3
+    numbers = {k: _number(getattr(e, k), digits) for k in names}
+    p_value = None if e.p_value is None else round(e.p_value, 3)
+    if e.contrast.reference is None:
+        numbers |= dict.fromkeys(names[1:])
+        kept |= dict.fromkeys(("se_scale", "variance_method", "ci_level", "ci_method"))
+        p_value = None
     return Estimate.model_validate(
         {
             **kept,
-            "estimate": _number(e.estimate),
-            "log_estimate": _number(e.log_estimate),
-            "se": _number(e.se),
-            "ci_low": _number(e.ci_low),
-            "ci_high": _number(e.ci_high),
+            **numbers,
             "df": e.df,
-            "p_value": None if e.p_value is None else round(e.p_value, 3),
+            "p_value": p_value,
             "n": midpoint_6(e.n),
             "events": midpoint_6(e.events),
             "n_by_strategy": _counts(e.n_by_strategy),
@@ -121,25 +204,29 @@ def _estimate(e: Estimate) -> Estimate:
     )
 
 
-def _is_near_another(e: Estimate, cohort: Cohort) -> bool:
-    """An estimate beside another one from which it differs by the rule for a few patients: their difference
-    would be those patients'."""
-    is_salvage = e.parameters.salvage == "counts_as_start" and cohort.started_after_progression <= FEW
-    return e.parameters.variant is not None or is_salvage
+def _read_off(e: Estimate, curve: Curve) -> Estimate:
+    """A survival or a median as the rounded curve says it: no more leaves than the curve shows."""
+    steps = _stepped(curve.points)
+    if e.estimate is None:
+        value = None
+    elif e.estimand == "median_days":
+        value = next((s.time_days for s in steps if s.survival is not None and s.survival <= 0.5), None)
+    else:
+        value = _survival_at(float(e.parameters.time_days or 0), steps, curve.points)
+    return _estimate(e).model_copy(update={"estimate": value})
 
 
-def _is_of_few(e: Estimate) -> bool:
-    """A number of one arm that has few patients."""
-    if e.contrast.reference is not None:
-        return False
-    return e.n_by_strategy.get(e.contrast.strategy, e.n) <= FEW
+def _survival_at(day: float, steps: Sequence[CurvePoint], exact: Sequence[CurvePoint]) -> float | None:
+    """None where the rounded curve ended before the day."""
+    passed = [s for s in steps if s.time_days <= day]
+    if midpoint_6(sum(p.events for p in exact if p.time_days <= day)) != sum(s.events for s in passed):
+        return None
+    return passed[-1].survival if passed else 1.0
 
 
-def _curve(c: Curve) -> Curve:
-    if c.analysis in _WEIGHTED:
-        return c.model_copy(update={"points": _thinned(c.points)})
-    steps = rounded_km([p.time_days for p in c.points], [p.at_risk for p in c.points], _events(c.points))
-    points = [
+def _stepped(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    steps = rounded_km([p.time_days for p in points], [p.at_risk for p in points], [p.events for p in points])
+    return [
         CurvePoint(
             time_days=s.time_days,
             survival=round(s.survival, 4),
@@ -150,7 +237,6 @@ def _curve(c: Curve) -> Curve:
         )
         for s in steps
     ]
-    return c.model_copy(update={"points": [*_begin(c.points), *points]})
 
 
 def _thinned(points: Sequence[CurvePoint]) -> list[CurvePoint]:
@@ -181,24 +267,26 @@ def _begin(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     return [points[0].model_copy(update=start)]
 
 
-def _events(points: Sequence[CurvePoint]) -> list[int]:
-    return [p.events for p in points]
-
-
-def _cohort(c: Cohort) -> Cohort:
+def _cohort(c: Cohort, arms: Arms) -> Cohort:
+    days = {k: v for k, v in c.person_days_by_strategy.items() if not _is_few(k, c, arms)}
     return Cohort(
         n=midpoint_6(c.n),
         n_by_strategy=_counts(c.n_by_strategy),
         outcome=c.outcome,
         events_by_strategy=_counts(c.events_by_strategy),
         deaths_by_strategy=_counts(c.deaths_by_strategy),
-        person_days_by_strategy={k: significant(v, 2) for k, v in c.person_days_by_strategy.items()},
+        person_days_by_strategy={k: significant(v, 2) for k, v in days.items()},
         started_after_grace=midpoint_6(c.started_after_grace),
         started_after_progression=midpoint_6(c.started_after_progression),
         resumed_after_progression=midpoint_6(c.resumed_after_progression),
         end_of_follow_up=_counts(c.end_of_follow_up),
         median_follow_up_days=_number(c.median_follow_up_days, 2),
     )
+
+
+def _is_few(strategy: str, c: Cohort, arms: Arms) -> bool:
+    """Days of a few, or of all but a few: with the cohort's follow-up they are the same."""
+    return min(arms.started, c.n_by_strategy.get(strategy, c.n)) <= FEW
 
 
 def _step(s: AttritionStep) -> AttritionStep:
@@ -210,16 +298,21 @@ def _step(s: AttritionStep) -> AttritionStep:
     )
 
 
-def _baseline(r: BaselineRow) -> BaselineRow:
-    """Of few patients no number; of a level the share as the rounded counts give it."""
+def _baselines(rows: Sequence[BaselineRow]) -> list[BaselineRow]:
+    """Means and differences only where both arms have many; of a level the share as rounded counts give it."""
+    of_few = {(r.variable, r.level) for r in rows if r.n < FEWEST_IN_A_MEAN}
+    return [_baseline(r, is_compared=(r.variable, r.level) not in of_few) for r in rows]
+
+
+def _baseline(r: BaselineRow, *, is_compared: bool = False) -> BaselineRow:
     n = midpoint_6(r.n)
-    is_few = r.n <= FEW
-    mean = None if r.mean is None or is_few else _number(r.mean)
-    if r.level is not None and mean is not None and r.mean is not None:
-        mean = min(1.0, significant(midpoint_6(round(r.mean * r.n)) / n)) if n else None
-    quartiles = {k: None if is_few else _number(getattr(r, k), 2) for k in ("sd", "median", "q1", "q3")}
-    if r.level is not None:
-        quartiles = dict.fromkeys(quartiles)
+    is_share = r.level is not None or _is_yes_or_no(r)
+    mean = None if r.mean is None or r.n < FEWEST_IN_A_MEAN else _number(r.mean, 2)
+    if is_share and r.mean is not None:
+        has_share = r.n > FEW and n > 0
+        mean = min(1.0, significant(midpoint_6(round(r.mean * r.n)) / n, 2)) if has_share else None
+    is_told = not is_share and r.n >= FEWEST_IN_A_MEAN
+    spread = {k: _number(getattr(r, k), 2) if is_told else None for k in ("sd", "median", "q1", "q3")}
     return BaselineRow(
         variable=r.variable,
         label=r.label,
@@ -228,10 +321,16 @@ def _baseline(r: BaselineRow) -> BaselineRow:
         n=n,
         missing=midpoint_6(r.missing),
         mean=mean,
-        smd_before=_number(r.smd_before, 2),
-        smd_after=_number(r.smd_after, 2),
-        **quartiles,
+        smd_before=_number(r.smd_before, 2) if is_compared else None,
+        smd_after=_number(r.smd_after, 2) if is_compared else None,
+        **spread,
     )
+
+
+def _is_yes_or_no(r: BaselineRow) -> bool:
+    """A covariate of nought and one: its mean is a count in disguise."""
+    quartiles = (r.q1, r.median, r.q3)
+    return r.mean is not None and 0 <= r.mean <= 1 and all(q in (None, 0, 1, 0.5) for q in quartiles)
 
 
 def _diagnostics(d: Diagnostics | None) -> Diagnostics | None:
@@ -257,11 +356,13 @@ def _diagnostics(d: Diagnostics | None) -> Diagnostics | None:
 
 
 def _safety(s: Safety | None) -> Safety | None:
-    """Rates as the rounded events and person-years give them."""
+    """Rates as the rounded events and person-years give them; none of few patients."""
     if s is None:
         return None
     rates = []
     for r in s.rates:
+        if r.patients_at_risk <= FEW:
+            continue
         events, years = midpoint_6(r.events), significant(r.person_years, 2)
         rates.append(
             EventRate(
@@ -275,12 +376,19 @@ def _safety(s: Safety | None) -> Safety | None:
                 ci_high=None,
             )
         )
-    return Safety(rates=rates, notes=_without_numbers(s.notes))
+    hidden = ["Withheld from this release: rates of few patients."] if len(rates) < len(s.rates) else []
+    return Safety(rates=rates, notes=[*_without_numbers(s.notes), *hidden])
 
 
-def _autopsy(found: BiasAutopsy | None) -> BiasAutopsy | None:
-    if found is None:
+def _autopsy(
+    found: BiasAutopsy | None, arms: Arms, withheld: Collection[Number] = frozenset()
+) -> BiasAutopsy | None:
+    """Whole or not at all: a step is told by its neighbours. A weighted last step alone may be left out."""
+    if found is None or min(found.starters, arms.started) <= FEW or number_of_days(found) in withheld:
         return None
+    is_few = arms.within_grace <= FEW
+    steps = [s for s in found.steps if not (s.step == "weighted" and is_few)]
+    steps = [s for s in steps if number_of_step(s) not in withheld]
     return BiasAutopsy(
         starters=midpoint_6(found.starters),
         immortal_days=significant(found.immortal_days, 2),
@@ -303,16 +411,25 @@ def _autopsy(found: BiasAutopsy | None) -> BiasAutopsy | None:
                 events=midpoint_6(s.events),
                 warnings=_without_numbers(s.warnings),
             )
-            for s in found.steps
+            for s in steps
         ],
     )
 
 
-def _history(h: History | None, name: str, at: datetime, earlier: History | None) -> History | None:
-    """The releases so far, as the looks of a reader outside; the number of the look is the true one."""
+def _history(
+    h: History | None,
+    name: str,
+    at: datetime,
+    earlier: History | None,
+    *,
+    shown: Sequence[Estimate],
+    is_few: bool,
+) -> History | None:
+    """The releases so far, as the looks of a reader outside; the number of the look is the true one. A ratio
+    that is withheld among the estimates is withheld here."""
     if h is None:
         return None
-    own = outward_look(h.looks[-1])
+    own = _look(h.looks[-1], shown, is_few=is_few)
     inside: dict[str, object] = {
         "sites": [],
         "left": None,
@@ -325,59 +442,36 @@ def _history(h: History | None, name: str, at: datetime, earlier: History | None
         look=h.look,
         looks=[*(earlier.looks if earlier else []), look],
         change=None,
-        repeated=_repeated(h.repeated),
+        repeated=None if is_few else _repeated(h.repeated),
     )
 
 
-def outward_look(look: Look) -> Look:
+def _look(look: Look, shown: Sequence[Estimate], *, is_few: bool) -> Look:
     """A look with rounded counts and three digits."""
-    return look.model_copy(
-        update={
-            "data_cutoff": _whole_months(look.data_cutoff),
-            "n": midpoint_6(look.n),
-            "events": midpoint_6(look.events),
-            **{k: _number(getattr(look, k)) for k in _RATIOS},
-            "sites": [_news(s) for s in look.sites],
-            "left": None if look.left is None else midpoint_6(look.left),
-            "corrections": _corrections(look.corrections) if look.corrections else None,
-        }
-    )
-
-
-def outward_change(change: Change) -> Change:
-    """A change with rounded counts; the steps of the estimate stay inside, for one may be of one patient."""
-    names = ("n_before", "n_after", "entered", "erased", "outcome_known", "started_since", "follow_up_grown")
-    counts = {k: midpoint_6(getattr(change, k)) for k in (*names, "unchanged")}
-    return change.model_copy(
-        update={
-            **counts,
-            "left": _counts(change.left),
-            "follow_up_days": significant(change.follow_up_days, 2),
-            "corrections": _corrections(change.corrections),
-            "sites": [_news(s) for s in change.sites],
-            "steps": [],
-            "notes": _without_numbers(change.notes),
-        }
-    )
-
-
-def _news(s: SiteNews) -> SiteNews:
-    new = (s.new_patients, s.new_events)
-    patients, events = (None if n is None else midpoint_6(n) for n in new)
-    return SiteNews(site=s.site, new_patients=patients, new_events=events)
-
-
-def _corrections(c: Corrections) -> Corrections:
-    return Corrections(**_counts(c.model_dump()))
+    ratios = [e for e in shown if e.estimand == "hazard_ratio"]
+    numbers = {k: _number(getattr(look, k)) for k in _RATIOS}
+    if not any(e.analysis == look.analysis and e.estimate == look.estimate for e in ratios):
+        numbers |= dict.fromkeys(("estimate", "ci_low", "ci_high"))
+    if not any(e.is_biased and e.estimate == look.naive for e in ratios):
+        numbers["naive"] = None
+    if is_few:
+        numbers |= dict.fromkeys(("always_low", "always_high"))
+    update = {
+        "data_cutoff": _whole_months(look.data_cutoff),
+        "n": midpoint_6(look.n),
+        "events": midpoint_6(look.events),
+        **numbers,
+    }
+    return look.model_copy(update=update)
 
 
 def _repeated(r: Repeated | None) -> Repeated | None:
-    """Score and information are counts in disguise."""
+    """Score and information are counts in disguise, and two of estimate and limits would give them back."""
     if r is None:
         return None
-    names = ("estimate", "ci_low", "ci_high", "one_look_low", "one_look_high")
-    numbers = {k: _number(getattr(r, k)) for k in names}
-    return r.model_copy(update={**numbers, "score": None, "information": None})
+    hidden = dict.fromkeys(("estimate", "one_look_low", "one_look_high", "score", "information"))
+    limits = {k: _number(getattr(r, k), 2) for k in ("ci_low", "ci_high")}
+    return r.model_copy(update={**limits, **hidden})
 
 
 def _refusal(r: Refusal) -> Refusal:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rwe.errors import UsageError
 from rwe.federate import fixed_point
 from rwe.federate.documents import Request, SignedAnswer, StepBefore, moment_of, verify_answer
-from rwe.federate.ledger import Answered, Ledger
+from rwe.federate.ledger import Answered, Headcount, Ledger
 from rwe.federate.newton import Decision, Point, decide, is_same_beta, point_of
 from rwe.federate.plan import Plan
 from rwe.federate.settings import Federation
@@ -26,21 +25,6 @@ from rwe.identity import PublicIdentity
 FEWEST_SITES = 3
 LONGEST = timedelta(days=60)
 _CLOCKS_DIFFER = timedelta(minutes=10)
-
-
-@dataclass(frozen=True)
-class Headcount:
-    """How many patients, and how many of them with an event."""
-
-    patients: int
-    events: int
-
-    def is_beyond(self, earlier: Headcount, wanted: Headcount) -> bool:
-        """Whether both grew by what is wanted."""
-        return (
-            self.patients - earlier.patients >= wanted.patients
-            and self.events - earlier.events >= wanted.events
-        )
 
 
 class RefusedError(UsageError):
@@ -155,9 +139,9 @@ def check_enough_is_new(
         if earlier.refresh == request.refresh or (apart and not _is_same_study(earlier, request)):
             continue
         few = ""
-        if not cohort.is_beyond(Headcount(earlier.patients, earlier.events), wanted):
+        if not cohort.is_beyond(earlier.cohort, wanted):
             few = "at this site"
-        elif earlier.model in {rows_kind, None} and not model.is_beyond(_in_model(earlier), wanted):
+        elif earlier.model in {rows_kind, None} and not model.is_beyond(earlier.in_model, wanted):
             few = "among the rows of the model at this site"
         if not few:
             continue
@@ -169,13 +153,6 @@ def check_enough_is_new(
             request,
             "wait; the difference of two totals would be that of a few patients",
         )
-
-
-def _in_model(earlier: Answered) -> Headcount:
-    """Who was in the model; of an older entry that does not say, at most the cohort was."""
-    if earlier.model_patients is None or earlier.model_events is None:
-        return Headcount(earlier.patients, earlier.events)
-    return Headcount(earlier.model_patients, earlier.model_events)
 
 
 def _is_same_study(earlier: Answered, request: Request) -> bool:

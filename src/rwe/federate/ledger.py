@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,21 @@ from rwe.config import Workspace
 from rwe.errors import EvidenceError
 from rwe.federate.documents import private_folder
 from rwe.scratch import locked
+
+
+@dataclass(frozen=True)
+class Headcount:
+    """How many patients, and how many of them with an event."""
+
+    patients: int
+    events: int
+
+    def is_beyond(self, earlier: Headcount, wanted: Headcount) -> bool:
+        """Whether both grew by what is wanted."""
+        return (
+            self.patients - earlier.patients >= wanted.patients
+            and self.events - earlier.events >= wanted.events
+        )
 
 
 class Approved(msgspec.Struct, tag="approved", frozen=True, forbid_unknown_fields=True):
@@ -58,6 +74,18 @@ class Answered(msgspec.Struct, tag="answered", frozen=True, forbid_unknown_field
     model: str | None = None
     model_patients: int | None = None
     model_events: int | None = None
+
+    @property
+    def cohort(self) -> Headcount:
+        """Who was in the cohort."""
+        return Headcount(self.patients, self.events)
+
+    @property
+    def in_model(self) -> Headcount:
+        """Who was in the model; of an older entry that does not say, at most the cohort was."""
+        if self.model_patients is None or self.model_events is None:
+            return self.cohort
+        return Headcount(self.model_patients, self.model_events)
 
 
 Entry = Approved | Answered

@@ -51,7 +51,8 @@ class FederatedResult:
     """One refresh of a federated estimate. Counts and the life table are sums of what the sites rounded.
 
     `format` names this layout; `ending` says how Newton's method ended (`converged`: there is an estimate).
-    `request_sha256` is of the last request, which chains back to the first.
+    `score_test` is the chi-square of all coefficients at beta 0, robust where the variance is, none under
+    Firth's penalty. `request_sha256` is of the last request, which chains back to the first.
     """
 
     format: str
@@ -87,10 +88,15 @@ _METHODS = {
 }
 _ENDINGS = {
     "out_of_the_box": "The coefficient of {names} leaves the range in which sites answer: the likelihood may "
-    "have no maximum. There is no estimate; the score and log-rank tests stand. An analysis with Firth's "
-    "penalty may have one.",
+    "have no maximum. There is no estimate; {tests}. An analysis with Firth's penalty may have one.",
     "singular": "There is no information on {names} in any site's risk sets, so there is no estimate.",
     "too_many_steps": "Newton's method did not converge, so there is no estimate.",
+}
+
+_STAND = {
+    "cox": "the score and log-rank tests stand",
+    "firth": "the log-rank test stands",
+    "weighted": "the robust score test stands",
 }
 
 
@@ -129,7 +135,7 @@ def make_result(
         ci_level=plan.level,
         coefficients=_coefficients(plan, best, variance),
         variance=() if variance is None else tuple(tuple(float(v) for v in row) for row in variance),
-        score_test=_score_test(points[0]),
+        score_test=_score_test(plan, points[0]),
         logrank=_logrank(first_totals) if plan.life_table_days else None,
         counts={name: first_totals[f"count[{name}]"] for name in COUNTS},
         counts_are=counts_are,
@@ -158,9 +164,16 @@ def _coefficients(plan: Plan, best: Point, variance: FloatArray | None) -> tuple
     return tuple(found)
 
 
-def _score_test(first: Point) -> float | None:
+def _score_test(plan: Plan, first: Point) -> float | None:
+    """Chi-square of all coefficients at once, at beta 0; with the sandwich's meat where that is robust.
+
+    None under Firth's penalty: its score at 0 is not that of the likelihood.
+    """
+    if plan.kind == "firth":
+        return None
+    variance = first.information if first.meat is None else first.meat
     try:
-        return float(first.score @ np.linalg.solve(first.information, first.score))
+        return float(first.score @ np.linalg.solve(variance, first.score))
     except np.linalg.LinAlgError:
         return None
 
@@ -179,11 +192,13 @@ def _logrank(totals: Mapping[str, float]) -> FederatedLogRank:
 def _warnings(plan: Plan, decision: Decision) -> list[str]:
     words = []
     if decision.ending in _ENDINGS:
-        words.append(_ENDINGS[decision.ending].format(names=", ".join(decision.coefficients) or "it"))
+        names = ", ".join(decision.coefficients) or "it"
+        words.append(_ENDINGS[decision.ending].format(names=names, tests=_STAND[plan.kind]))
     if plan.name.startswith("naive_"):
         words.append("Biased by immortal time: whoever started had survived until then.")
     if plan.kind == "firth" and decision.ending == "converged":
         words.append("The interval is Wald's: no log-likelihood leaves a site, so none is profiled.")
     if plan.kind == "weighted":
         words.append("The variance takes the weights as known, which is usually too wide.")
+        words.append("A site where nobody followed one of the strategies adds nothing to the hazard ratio.")
     return words

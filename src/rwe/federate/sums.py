@@ -18,15 +18,17 @@ from rwe.analyse.read import StudyTables
 from rwe.analyse.run_emulation import emulated
 from rwe.analyse.tasks import Task, prepared
 from rwe.errors import EvidenceError
+from rwe.federate.ledger import Headcount
 from rwe.federate.life_tables import cumulative_counts
 from rwe.federate.plan import ARMS, COUNTS, LOGRANK, Plan
 from rwe.small_cells import midpoint_6
 from rwe.study import Study
 from rwe.survival.clone_rows import arm_cox_data
+from rwe.survival.clones import clone, require_both_strategies
 from rwe.survival.cox import CoxData, cox_data, stratum_scores
 from rwe.survival.cox_derivatives import stratum_derivatives
 from rwe.survival.cox_kernel import Ties, risk_sets, score_residuals
-from rwe.survival.data import CountingProcess, FloatArray
+from rwe.survival.data import CountingProcess, FloatArray, NotEstimableError
 from rwe.survival.logrank import logrank
 
 Rounding = Literal["midpoint_6", "exact"]
@@ -44,6 +46,26 @@ class SiteRows:
     patients: int
     events: int
 
+    @property
+    def cohort(self) -> Headcount:
+        """Who is in the cohort, whether the model takes their rows or not."""
+        return Headcount(self.patients, self.events)
+
+    def informative(self) -> Headcount:
+        """Who enters the numbers: patients in a risk set of the model, and those with an event among its rows.
+
+        Whoever left before the landmark, lacks a covariate, or was censored before the first event does not.
+        """
+        m = self.model
+        counts = np.zeros(len(m), dtype=bool)
+        for code in np.unique(m.stratum[m.event]):
+            here = m.stratum == code
+            days = np.unique(m.stop[here & m.event])
+            counts |= here & (
+                np.searchsorted(days, m.stop, "right") > np.searchsorted(days, m.start, "right")
+            )
+        return Headcount(len(np.unique(m.cluster[counts])), len(np.unique(m.cluster[m.event])))
+
     def digest(self, key: bytes) -> str:
         """Tells whether these are the rows of before, to whoever has the key, and nothing to others."""
         hashed = hashlib.sha256()
@@ -57,8 +79,8 @@ class SiteRows:
 def site_rows(study: Study, plan: Plan, tables: StudyTables) -> SiteRows:
     """The rows of the plan's analysis at this site.
 
-    Raises NotEstimableError where a weighted analysis has nobody in a strategy here, SurvivalDataError where
-    the tables break their contract.
+    Raises NotEstimableError where the weights of a weighted analysis cannot be fitted here, SurvivalDataError
+    where the tables break their contract.
     """
     analysis = study.protocol.analyses[plan.analysis]
     if plan.kind == "weighted":
@@ -75,14 +97,25 @@ def site_rows(study: Study, plan: Plan, tables: StudyTables) -> SiteRows:
 
 
 def _weighted(task: Task) -> CoxData:
-    """Copies with weights whose models were fitted here, each local site by itself and a stratum."""
-    parts = []
-    names = sorted(task.table.patients["site"].astype(str).unique())
-    for name in names:
-        found = emulated(replace(task, table=task.table.restrict(name), site=name), horizon=task.horizon)
+    """Copies with weights whose models were fitted here, each local site by itself and a stratum.
+
+    A local site where nobody follows one of the strategies has nothing to compare: no rows, so it adds zeros.
+    """
+    parts, names = [], []
+    for name in sorted(task.table.patients["site"].astype(str).unique()):
+        here = replace(task, table=task.table.restrict(name), site=name)
+        try:
+            found = emulated(here, horizon=task.horizon)
+        except NotEstimableError:
+            if _has_both_strategies(here):
+                raise
+            continue
         if found.rows is None:
             raise EvidenceError("the weights could not be fitted at this site", where="clone_censor_weight")
         parts.append(arm_cox_data(found.rows))
+        names.append(name)
+    if not parts:
+        return cox_data([], [], np.zeros(0, dtype=bool), names=("exposed",))
     offsets = np.cumsum([0, *(int(part.cluster.max(initial=-1)) + 1 for part in parts)])
     return cox_data(
         np.concatenate([part.X for part in parts]),
@@ -94,6 +127,24 @@ def _weighted(task: Task) -> CoxData:
         strata=np.repeat(names, [len(part) for part in parts]),
         cluster=np.concatenate([p.cluster + at for p, at in zip(parts, offsets, strict=False)]),
     )
+
+
+def _has_both_strategies(task: Task) -> bool:
+    """Whether patients with known covariates follow either strategy beyond the grace period."""
+    a, treated = task.analysis, task.protocol.strategies.treated
+    try:
+        clones = clone(
+            task.table,
+            treated.grace_days if a.grace_days is None else a.grace_days,
+            task.fixed,
+            task.time_varying,
+            control=a.compared_with,
+            unless="progression_day" if treated.unless_progressed and a.salvage == "apart" else None,
+        )
+        require_both_strategies(clones)
+    except NotEstimableError:
+        return False
+    return True
 
 
 def _model(rows: CountingProcess, plan: Plan) -> CoxData:

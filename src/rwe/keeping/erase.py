@@ -7,7 +7,6 @@ is on the list of the erased before anything is removed, and whatever is found o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from rwe.config import Workspace
 from rwe.errors import LandingError, PartialError, RweError, UsageError
 from rwe.history.ledger import forget_erased
 from rwe.keeping import pooled
+from rwe.keeping.aside import forget_aside
 from rwe.keeping.backup import known_backups
 from rwe.keeping.landed import LONG_ENOUGH, Cut, Cutter, finish_interrupted, raw_is_there, site_lock
 from rwe.keeping.search import Sought, files_with
@@ -26,6 +26,7 @@ from rwe.lake.pseudonyms import Pseudonymiser, reference_target
 from rwe.lake.write import runs_in_lake
 from rwe.landing import Run, list_runs, open_run
 from rwe.progress import SILENT, Progress
+from rwe.sharing.erased import remember_erased
 from rwe.study import Study
 from rwe.warehouse.build import build, only_build
 from rwe.warehouse.builds import current_build, kept_builds, remove
@@ -85,6 +86,7 @@ def erase(
         if blocklist is None:  # pragma: no cover - it is made
             raise RweError("the list of erased patients cannot be opened")
         _remember(blocklist, site, ids, persons)
+        remember_erased(workspace, site, persons)
         found = _take_out(workspace, site, runs, ids, persons)
     builds = _build_anew(workspace, studies, progress)
     remaining, other_sites = _remaining(workspace, site, _sought(ids, persons))
@@ -127,6 +129,7 @@ def erase_blocked(workspace: Workspace, studies: Sequence[Study], *, progress: P
                     p for p in pooled_ if blocklist.holds_pseudonym(p)
                 }
                 if persons:
+                    remember_erased(workspace, site, persons)
                     found = _take_out(workspace, site, runs, ids, persons)
                     gone += found.cut.lines.total() + found.rows
     if gone:
@@ -214,7 +217,7 @@ def _build_anew(workspace: Workspace, studies: Sequence[Study], progress: Progre
     try:
         return _rebuild(workspace, studies, progress)
     finally:
-        _forget_bundles(workspace)
+        forget_aside(workspace)
 
 
 def _rebuild(workspace: Workspace, studies: Sequence[Study], progress: Progress) -> int:
@@ -239,14 +242,6 @@ def _rebuild(workspace: Workspace, studies: Sequence[Study], progress: Progress)
     for stray in (*workspace.published.glob("*.wal*"), *workspace.private.glob("*.wal*")):
         stray.unlink(missing_ok=True)
     return len(before)
-
-
-def _forget_bundles(workspace: Workspace) -> None:
-    """The rows of earlier analyses hold the patient, if without an id; the next one makes them again. The
-    ledgers of refreshes hold the pseudonym: its rows go, the others stay."""
-    forget_erased(workspace)
-    for folder in workspace.evidence.glob("*/*/reproduce"):
-        shutil.rmtree(folder)
 
 
 def _remaining(workspace: Workspace, site: str, sought: Sought) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -4,14 +4,15 @@
 
 Tables are sealed (`.enc`) where the workspace is encrypted. Nothing of a share is believed before its
 signature is that of the pinned key; nothing in it becomes a path, SQL or code. A site that the hub extracts
-from itself is not taken as a share, too: its patients would count twice.
+from itself is not taken as a share, too: its patients would count twice. Whom a share names as erased at its
+site goes on the hub's list of the erased, and out of all that the hub keeps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,10 +21,12 @@ from typing import Final
 
 import pyarrow as pa
 
+from rwe.blocklist import open_blocklist
 from rwe.config import Workspace
-from rwe.crypt import SUFFIX, UnsealError, place
-from rwe.errors import PartialError, RweError, UsageError
+from rwe.crypt import SUFFIX
+from rwe.errors import ConfigError, PartialError, RweError, UsageError
 from rwe.identity import pinned
+from rwe.keeping.aside import forget_aside
 from rwe.lake.write import runs_in_lake
 from rwe.landing import list_runs
 from rwe.scratch import locked
@@ -39,6 +42,8 @@ from rwe.sharing.manifest import (
     read_manifest,
     verify,
 )
+from rwe.sharing.persons import forget_persons
+from rwe.sharing.storage import get, put
 from rwe.study import Study
 
 FOLDER: Final = "shared"
@@ -47,7 +52,9 @@ _CLOCKS_DIFFER: Final = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Collected:
-    """A share that is kept now. `is_new` is False where it was here already."""
+    """A share that is kept now. `is_new` is False where it was here already. `erased` patients of earlier
+    shares were named as erased at the site. `arrived` is the folder it came in, which is still there;
+    `has_tokens`: link tokens are in it. `warning`: what the hub could do with them and should not."""
 
     site: str
     study: str
@@ -55,6 +62,10 @@ class Collected:
     created_at: datetime
     patients: int
     is_new: bool
+    erased: int
+    arrived: Path
+    has_tokens: bool
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ def read_collected(workspace: Workspace, study: Study) -> tuple[CollectedShare, 
         manifest, content = _kept(workspace, study.name, name)
         if manifest is not None and manifest.protocol_sha256 == study.protocol_sha256:
             tables = _tables(workspace, folder, manifest)
+            _refuse_erased(workspace, tables, f"site {name}")
             found.append(CollectedShare(manifest, hashlib.sha256(content).hexdigest(), tables))
     return tuple(found)
 
@@ -131,6 +143,26 @@ def drop_links(workspace: Workspace, study: Study, site: str) -> None:
         (_place(workspace, study.name, site) / name).unlink(missing_ok=True)
 
 
+def has_link_key(workspace: Workspace) -> bool:
+    """Whether a site of this workspace has a link key, so that the hub could try names against tokens."""
+    return any(s.link is not None for s in workspace.settings.sites.values())
+
+
+def remove_arrived(found: Collected) -> None:
+    """Delete a share that was taken from where it arrived. Raises UsageError where it cannot be deleted."""
+    names = (MANIFEST, SIGNATURE, *(f"{n}.parquet" for n in frames.LAYOUTS))
+    try:
+        for name in names:
+            (found.arrived / name).unlink(missing_ok=True)
+        found.arrived.rmdir()
+    except OSError:
+        raise UsageError(
+            "what arrived cannot be deleted, or other files lie in its folder",
+            where=str(found.arrived),
+            advice="delete it by hand",
+        ) from None
+
+
 @contextmanager
 def collecting(workspace: Workspace) -> Iterator[None]:
     """Hold the kept shares: nobody else takes or links any meanwhile."""
@@ -138,39 +170,6 @@ def collecting(workspace: Workspace) -> Iterator[None]:
     folder.mkdir(mode=0o700, exist_ok=True)
     with locked(folder / ".lock"):
         yield
-
-
-def put(workspace: Workspace, path: Path, content: bytes, *, bound_to: Path | None = None) -> Path:
-    """Write a new file of the kept shares, sealed where the workspace is encrypted; returns its path.
-
-    `bound_to` is where it will lie, if that is elsewhere.
-    """
-    cipher = workspace.cipher()
-    final = path.with_name(path.name + SUFFIX) if cipher else path
-    write_private(final, cipher.seal(content, _bound(bound_to or path)) if cipher else content)
-    return final
-
-
-def get(workspace: Workspace, path: Path) -> bytes | None:
-    """What `put` wrote; None where there is nothing. Raises ShareError where it cannot be read."""
-    sealed = path.with_name(path.name + SUFFIX)
-    try:
-        if sealed.is_file():
-            cipher = workspace.cipher()
-            if cipher is None:
-                raise UnsealError("no key is set")
-            return cipher.unseal(sealed.read_bytes(), _bound(path))
-        return path.read_bytes() if path.is_file() else None
-    except (OSError, UnsealError):
-        raise ShareError(
-            "a kept share cannot be read", where=f"{path.parent.name}/{path.name}", advice="collect it again"
-        ) from None
-
-
-def _bound(path: Path) -> str:
-    """What a sealed file is bound to; while it is written its folder has another name."""
-    folder = path.parent.name.removeprefix(".").removesuffix(".part")
-    return place(path.parent.with_name(folder) / path.name)
 
 
 def _shares_in(folder: Path) -> list[Path]:
@@ -206,9 +205,17 @@ def _take(workspace: Workspace, path: Path, studies: Sequence[Study]) -> Collect
                 f"a newer share of {manifest.site} is here, of {before.created_at:%Y-%m-%d %H:%M} UTC",
                 where=where,
             )
+        gone = frozenset(tables["erased"]["patient_id"].to_pylist())
+        _block(workspace, gone)
+        _refuse_erased(workspace, tables, where)
         is_new = before is None or before.share != manifest.share
         if is_new:
-            _keep(workspace, manifest, {**files, MANIFEST: content})
+            kept = {n: raw for n, raw in files.items() if n != "erased"}
+            _keep(workspace, manifest, {**kept, MANIFEST: content})
+        if gone:  # also where the share was here already: the collection before may have been killed
+            forget_persons(workspace, _place(workspace, manifest.study, manifest.site).parent, gone)
+            forget_aside(workspace)
+    is_guessable = manifest.is_guessable and has_link_key(workspace)
     return Collected(
         site=manifest.site,
         study=manifest.study,
@@ -216,7 +223,38 @@ def _take(workspace: Workspace, path: Path, studies: Sequence[Study]) -> Collect
         created_at=manifest.created_at,
         patients=tables["survival"].num_rows,
         is_new=is_new,
+        erased=len(gone),
+        arrived=path,
+        has_tokens="link" in manifest.tables,
+        warning=_GUESSABLE if is_guessable else None,
     )
+
+
+_GUESSABLE: Final = (
+    "this workspace has a link key: whoever has it can try names against the share's tokens, and learn index "
+    "dates that did not leave the site"
+)
+
+
+def _block(workspace: Workspace, patients: Collection[str]) -> None:
+    """Put patients whom a site erased on the hub's list. Raises ConfigError where it cannot be written."""
+    if not patients:
+        return
+    blocklist = open_blocklist(workspace, make=True)
+    if blocklist is None:  # pragma: no cover - it is made
+        raise ConfigError("the list of erased patients cannot be opened")
+    blocklist.add({blocklist.by_pseudonym(p) for p in patients})
+
+
+def _refuse_erased(workspace: Workspace, tables: Tables, where: str) -> None:
+    """An older share, or one of a backup, may bring somebody back who was erased since."""
+    blocklist = open_blocklist(workspace)
+    if blocklist is not None and any(
+        blocklist.holds_pseudonym(p) for p in tables["survival"]["patient_id"].to_pylist()
+    ):
+        raise ShareError(
+            "it holds a patient who was erased since", where=where, advice="ask the site for a new share"
+        )
 
 
 def _refuse_other_protocol(manifest: Manifest, studies: Sequence[Study], where: str) -> None:

@@ -6,6 +6,7 @@
     toxicity, intercurrent, copies, expansion, response     as the study asks for them, else without rows
     index_date      one row a patient; only where exact dates were agreed
     link            one row a patient with a link token; dropped by the hub after use
+    erased          one row a patient whom the site erased; not kept by the hub after use
 
 A patient is a pseudonym made for one study: 32 hex digits. Nothing else in a share is of one patient.
 """
@@ -61,11 +62,22 @@ LAYOUTS: Final[dict[str, tuple[tuple[str, pa.DataType, bool], ...]]] = {
     ),
     "index_date": (_PATIENT, ("index_date", pa.date32(), False)),
     "link": (_PATIENT, ("token", _TEXT, False), ("masked_day", pa.int64(), False)),
+    "erased": (_PATIENT,),
 }
 #: Tables that a share may lack.
-OPTIONAL: Final = frozenset({"index_date", "link"})
-#: Tables with at most one row a patient.
-_ONE_ROW: Final = frozenset({"survival", "expansion", "index_date", "link"})
+OPTIONAL: Final = frozenset({"index_date", "link", "erased"})
+#: Tables that the hub uses and does not keep, so that they are no part of the content.
+PASSING: Final = frozenset({"link", "erased"})
+#: What no two rows of a table have in common, beside the patient. A laboratory may grade a day in two units,
+#: so toxicities may repeat.
+_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("survival", "expansion", "index_date", "link", "erased"), ()),
+    "covariate": ("covariate",),
+    "change": ("covariate", "day"),
+    "intercurrent": ("event",),
+    "copies": ("day",),
+    "response": ("from_day",),
+}
 MOST_BYTES: Final = 1 << 30
 MOST_ROWS: Final = 20_000_000
 _PSEUDONYM: Final = "^[0-9a-f]{32}$"
@@ -94,16 +106,16 @@ class Tables:
         return Tables({n: t for n, t in self.tables.items() if n != name})
 
     def content_sha256(self) -> str:
-        """The hash of what is in them, by sorted rows: of pseudonyms of this study and days from index. The
-        link tokens do not count: they are gone after use, and the content is still what it was."""
+        """The hash of what is in them, by sorted rows: of pseudonyms of this study and days from index. Link
+        tokens and who was erased do not count: they are gone after use, and the content is what it was."""
         with duckdb.connect(":memory:") as connection:
             connection.execute("create schema shared")
             for name, table in self.tables.items():
-                if name != "link":
+                if name not in PASSING:
                     connection.register("incoming", table)
                     connection.execute(f"create table shared.{name} as from incoming")
                     connection.unregister("incoming")
-            return content_hash(connection, [f"shared.{n}" for n in self.tables if n != "link"])
+            return content_hash(connection, [f"shared.{n}" for n in self.tables if n not in PASSING])
 
 
 def schema(name: str) -> pa.Schema:
@@ -162,17 +174,46 @@ def _check(name: str, table: pa.Table, where: str) -> None:
     patients = table["patient_id"]
     if not pc.all(pc.match_substring_regex(patients, _PSEUDONYM)).as_py() and len(patients):
         raise ShareError(f"the table {name} has a patient who is no pseudonym of a share", where=where)
-    if name in _ONE_ROW and pc.count_distinct(patients).as_py() != len(patients):
-        raise ShareError(f"a patient has two rows in the table {name}", where=where)
+    _check_keys(name, table, where)
+    _check_days(name, table, where)
+
+
+def _check_keys(name: str, table: pa.Table, where: str) -> None:
+    if name not in _KEYS:
+        return
+    key = ["patient_id", *_KEYS[name]]
+    if table.select(key).group_by(key).aggregate([]).num_rows != table.num_rows:
+        of_one = f" of one {' and '.join(_KEYS[name])}" if _KEYS[name] else ""
+        raise ShareError(f"a patient has two rows{of_one} in the table {name}", where=where)
+
+
+def _check_days(name: str, table: pa.Table, where: str) -> None:
+    """Only what is known at index may have changed before it; nothing starts after the end of follow-up."""
+    for column, kind, _ in LAYOUTS[name]:
+        if kind == _DAY and name != "change" and _any(pc.less(table[column], 0)):
+            raise ShareError(f"the column {column} of {name} has days before the index event", where=where)
+    if name == "survival":
+        for column in ("start_day", "salvage_start_day", "progression_day"):
+            if _any(pc.greater(table[column], table["time_days"])):
+                raise ShareError(f"the column {column} has days after the end of follow-up", where=where)
+
+
+def _any(flags: pa.ChunkedArray) -> bool:
+    return bool(pc.any(flags).as_py())
 
 
 def check_together(tables: Tables, where: str) -> None:
-    """Raises ShareError where a table is missing, or a row is of nobody in `survival`."""
+    """Raises ShareError where a table is missing, or a row is of nobody in `survival`; or where somebody
+    who was erased is in it."""
     missing = sorted(LAYOUTS.keys() - OPTIONAL - tables.tables.keys())
     if missing:
         raise ShareError(f"the share lacks the table {missing[0]}", where=where)
     patients = tables["survival"]["patient_id"]
     for name, table in tables.tables.items():
         known = pc.is_in(table["patient_id"], value_set=patients.combine_chunks())
+        if name == "erased":
+            if _any(known):
+                raise ShareError("a patient who was erased is in the table survival", where=where)
+            continue
         if len(table) and not pc.all(known).as_py():
             raise ShareError(f"the table {name} has rows of nobody in the table survival", where=where)

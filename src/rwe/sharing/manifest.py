@@ -63,6 +63,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attrition: list[StepCount]
 
     @property
+    def is_guessable(self) -> bool:
+        """Whether its link tokens would give index dates away that it keeps back, to who has the link key."""
+        return self.dates == "anchored" and "link" in self.tables
+
+    @property
     def share(self) -> str:
         """The name of this share: of its content and when it was made."""
         text = f"{self.content_sha256}|{self.created_at.isoformat()}"

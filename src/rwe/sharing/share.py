@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -26,6 +26,7 @@ from rwe.config import Workspace
 from rwe.errors import BuildError, ConfigError, UsageError
 from rwe.identity import read_identity
 from rwe.linking import read_tokens
+from rwe.sharing.erased import erased_of, note_shared
 from rwe.sharing.files import shared_pseudonym, write_private
 from rwe.sharing.frames import LAYOUTS, ShareError, Tables, laid_out, to_parquet
 from rwe.sharing.linking import tokens_of
@@ -144,6 +145,7 @@ def write_share(workspace: Workspace, going: Outgoing, target: Path) -> Shared:
     path = target / f"share={going.study.name}.{going.site}.{manifest.share}"
     part = path.with_name(f".{path.name}.part")
     try:
+        note_shared(workspace, going.study.name, going.site)
         target.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode=0o700)
         for name, raw in files.items():
@@ -211,7 +213,7 @@ def _cohort(workspace: Workspace, study: Study) -> _Cohort:
 
 
 def _outgoing(workspace: Workspace, study: Study, site: str, dates: Dates, cohort: _Cohort) -> Outgoing:
-    tables, rename = cohort.tables, shared_pseudonym(workspace, study, site)
+    tables, rename = cohort.tables, shared_pseudonym(workspace, study.name, site)
     here = tables.survival[tables.survival["site"] == site]
     patients = {str(p): rename(str(p)) for p in here["patient_id"]}
     oldest = workspace.settings.published.top_code_age
@@ -231,19 +233,30 @@ def _outgoing(workspace: Workspace, study: Study, site: str, dates: Dates, cohor
     link = _links(workspace, study, site, index_dates)
     if link is not None:
         frames["link"] = link
+    erased = _erased(workspace, study, site, patients.values())
     calendar = [c.name for c in study.protocol.covariates if isinstance(c, CalendarCovariate)]
     return Outgoing(
         study=study,
         site=site,
         dates=dates,
         oldest_age=oldest,
-        tables=Tables({name: _renamed(name, frame, patients) for name, frame in frames.items()}),
+        tables=Tables({n: _renamed(n, f, patients) for n, f in frames.items()} | erased),
         # The steps are counted over all sites of the workspace.
         attrition=_attrition(tables) if tables.survival["site"].nunique() == 1 else (),
         patients=len(patients),
         vague=len(cohort.vague & patients.keys()),
         withheld=tuple(calendar) if dates == "anchored" else (),
     )
+
+
+def _erased(workspace: Workspace, study: Study, site: str, patients: Collection[str]) -> dict[str, pa.Table]:
+    """The patients of earlier shares who were erased since, by shared pseudonym; no table where nobody was."""
+    gone = erased_of(workspace, study.name, site)
+    if gone & {*patients}:
+        raise ShareError(
+            "the database holds a patient who was erased", where=f"site {site}", advice="run `rwe build`"
+        )
+    return {"erased": laid_out("erased", pa.table({"patient_id": sorted(gone)}))} if gone else {}
 
 
 def _renamed(name: str, frame: pd.DataFrame, patients: dict[str, str]) -> pa.Table:

@@ -54,25 +54,19 @@ class Cohort:
 
     def events(self, counted: Counted) -> int:
         """How many events an estimate rests on, as its evidence counts them."""
-        if counted == "everybody":
-            return int(self.table.patients["is_event"].sum())
-        if counted == "trials":
-            first_start = self.table.patients["start_day"].min()
-            later = self.table.patients["time_days"] > first_start
-            return int((self.table.patients["is_event"] & later).sum())
         if counted == "sequential_trials":
             try:
                 return self.sequential.events
             except RweError:
                 return 0
-        if counted == "could_choose":
-            beyond = self.could_choose.patients["time_days"] > self.scenario.landmark
-            return int((self.could_choose.patients["is_event"] & beyond).sum())
+        if counted in ("everybody", "trials", "could_choose"):
+            table = self.could_choose if counted == "could_choose" else self.table
+            begins = {"everybody": -1.0, "could_choose": float(self.scenario.landmark)}
+            first = begins.get(counted, float(table.patients["start_day"].min()))
+            return int((table.patients["is_event"] & (table.patients["time_days"] > first)).sum())
+        rows = self.landmark
         if counted in ("relapse", "relapse_started", "relapse_not_started", "non_relapse_death"):
-            cause = OTHER_DEATH if counted == "non_relapse_death" else RELAPSE
-            rows = self.relapses.of_cause(cause)
-        else:
-            rows = self.landmark
+            rows = self.relapses.of_cause(OTHER_DEATH if counted == "non_relapse_death" else RELAPSE)
         if counted.endswith("not_started"):
             return int((rows.event & ~rows.exposed).sum())
         return int((rows.event & rows.exposed).sum() if counted.endswith("started") else rows.event.sum())

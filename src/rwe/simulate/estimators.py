@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from rwe.simulate import answers as of
@@ -102,6 +103,18 @@ _OVER_TIME = (
         may_exceed=_KNOWN,
     ),
 )
+_SURVIVAL = Estimator(
+    "landmark_survival_started",
+    "Kaplan-Meier survival after the landmark of those who had started",
+    "limit",
+    of.survival_started,
+    "landmark_kaplan_meier",
+    "survival",
+    scale="share",
+    needs=_FREE,
+    is_contrast=False,
+    counted="started",
+)
 _LANDMARK = (
     Estimator(
         "landmark_cox",
@@ -159,28 +172,12 @@ _LANDMARK = (
         is_contrast=False,
         counted="started",
     ),
-    Estimator(
-        "landmark_survival_started",
-        "Kaplan-Meier survival after the landmark of those who had started",
-        "limit",
-        of.survival_started,
-        "landmark_kaplan_meier",
-        "survival",
-        scale="share",
-        needs=_FREE,
-        is_contrast=False,
-        counted="started",
-    ),
-    Estimator(
-        "landmark_survival_not_started",
-        "Kaplan-Meier survival after the landmark of those who had not",
-        "limit",
-        of.survival_not_started,
-        "landmark_kaplan_meier",
-        "survival",
-        scale="share",
-        needs=_FREE,
-        is_contrast=False,
+    _SURVIVAL,
+    replace(
+        _SURVIVAL,
+        name="landmark_survival_not_started",
+        words="Kaplan-Meier survival after the landmark of those who had not",
+        run=of.survival_not_started,
         counted="not_started",
     ),
     Estimator(
@@ -329,6 +326,18 @@ _CLONED = (
         may_exceed=_KNOWN,
     ),
 )
+_INCIDENCE = Estimator(
+    "relapse_incidence_started",
+    "Aalen-Johansen incidence of relapse after the landmark of those who had started",
+    "limit",
+    of.relapse_incidence_started,
+    "landmark_competing_risks",
+    "cumulative_incidence",
+    scale="share",
+    needs=_FREE,
+    is_contrast=False,
+    counted="relapse_started",
+)
 _COMPETING = (
     Estimator(
         "relapse_cause_specific",
@@ -352,28 +361,12 @@ _COMPETING = (
         exact_when=_NULL,
         counted="relapse",
     ),
-    Estimator(
-        "relapse_incidence_started",
-        "Aalen-Johansen incidence of relapse after the landmark of those who had started",
-        "limit",
-        of.relapse_incidence_started,
-        "landmark_competing_risks",
-        "cumulative_incidence",
-        scale="share",
-        needs=_FREE,
-        is_contrast=False,
-        counted="relapse_started",
-    ),
-    Estimator(
-        "relapse_incidence_not_started",
-        "Aalen-Johansen incidence of relapse after the landmark of those who had not",
-        "limit",
-        of.relapse_incidence_not_started,
-        "landmark_competing_risks",
-        "cumulative_incidence",
-        scale="share",
-        needs=_FREE,
-        is_contrast=False,
+    _INCIDENCE,
+    replace(
+        _INCIDENCE,
+        name="relapse_incidence_not_started",
+        words="Aalen-Johansen incidence of relapse after the landmark of those who had not",
+        run=of.relapse_incidence_not_started,
         counted="relapse_not_started",
     ),
 )

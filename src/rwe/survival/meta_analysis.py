@@ -3,12 +3,13 @@
 Random effects: tau² after DerSimonian & Laird 1986 (DL), by restricted maximum likelihood (REML; Viechtbauer
 2005) or Paule & Mandel 1982 (PM). Intervals: Wald with the normal quantile; Hartung & Knapp 2001, Sidik &
 Jonkman 2002 (HKSJ) with t(k-1), untruncated; and its ad hoc version, in which the variance is never less than
-Wald's (Knapp & Hartung 2003). Heterogeneity: Cochran's Q, I² (Higgins & Thompson 2002). Prediction interval:
-Higgins et al. 2009, with the quantile of its own confidence interval: of t(k-1) under HKSJ and, as `metafor`
-has it, the normal one under Wald, not that of t(k-2) in the paper, so that Wald's is too narrow for few sites.
-R's `metafor` is the gold standard; its conventions are followed: I² and H² of a random-effects model come from
-its tau², those of the common effect from Q. Untruncated HKSJ can be narrower than the common effect where
-sites agree by chance (Q < k - 1); its ad hoc version cannot.
+Wald's (Knapp & Hartung 2003). Untruncated HKSJ can be narrower than the common effect where sites agree by
+chance (Q < k - 1); ad hoc cannot. Heterogeneity: Cochran's Q, I² (Higgins & Thompson 2002).
+
+Prediction interval: Higgins et al. 2009, with the quantile of its confidence interval: that of t(k-1) under
+HKSJ and, as in `metafor`, the normal one under Wald, not that of t(k-2) as in the paper, so that Wald's is
+too narrow for few sites. R's `metafor` is the gold standard; its conventions are followed: I² and H² of a
+random-effects model come from its tau², those of the common effect from Q.
 
 A site without an event in one group has no log hazard ratio and cannot enter these. It is not dropped: its
 counts enter `mantel_haenszel_rates` (Greenland & Robins 1985) and `peto` (Yusuf et al. 1985), which need no
