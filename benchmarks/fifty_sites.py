@@ -4,7 +4,7 @@
 
 The hospitals serve on loopback, ten in each of a few processes, and wait so long before each answer. A night
 is a process a site, as a Prefect process pool runs them, so many at once. Printed for the first night and for
-one after a day of changes: seconds by the clock and of the processor, resources, requests (of all sites, and the
+one after a day of changes: seconds by the clock and of the processor, resources, requests (of all, and the
 most of one), the peak resident memory of one process, and the sum of the largest that may run at once. Then a
 first night of a tenth of the sites, side by side and one after the other.
 """

@@ -30,7 +30,8 @@ FILE = "audit.ndjson"
 class AuditEntry:
     """One deed. `command` is the verb (`extract`, `build`, `erase`); `counts` are by type or table.
 
-    `outcome` is done, partly or failed. `flow_run` is the scheduled run it was part of, if it was.
+    `outcome` is done, partly or failed; `reason` says why, where the command gives it. `flow_run` is the
+    scheduled run it was part of, if it was.
     """
 
     at: datetime
@@ -43,6 +44,7 @@ class AuditEntry:
     outcome: str = "done"
     counts: dict[str, int] = field(default_factory=dict)
     flow_run: str | None = None
+    reason: str | None = None
 
 
 def record(
@@ -55,6 +57,7 @@ def record(
     approval: str | None = None,
     outcome: str = "done",
     counts: Mapping[str, int] | None = None,
+    reason: str | None = None,
 ) -> AuditEntry:
     """Append an entry to the log of the workspace at `root`, synced to disk before this returns.
 
@@ -71,6 +74,7 @@ def record(
         outcome=outcome,
         counts=dict(counts or {}),
         flow_run=current_flow_run(),
+        reason=reason,
     )
     line = msgspec.json.encode(entry) + b"\n"
     _append(root, line)
@@ -99,6 +103,7 @@ class Deed:
 
     run: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
 
     def landed(self, run: Run) -> None:
         """This run, with its lines by type."""
@@ -135,6 +140,7 @@ def audited(
             approval=workspace.settings.approval,
             outcome=outcome,
             counts=deed.counts,
+            reason=deed.reason,
         )
 
 

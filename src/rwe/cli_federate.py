@@ -14,13 +14,14 @@ from rich.table import Table
 from rwe import cli_show, terminal
 from rwe.audit import audited
 from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, open_chosen
-from rwe.errors import UsageError
+from rwe.errors import RweError, UsageError
 from rwe.study import Study, find_study, load_studies
 from rwe.study_words import explain
 from rwe.wording import counted
 
 if TYPE_CHECKING:
     from rwe.config import Workspace
+    from rwe.federate.documents import Request
     from rwe.federate.hub import Asked
     from rwe.federate.result import FederatedResult
 
@@ -148,8 +149,16 @@ def federate_answer(
     from rwe.federate import site
 
     opened = open_chosen(workspace)
-    with terminal.progress_bars() as bars, audited(opened, "federate answer") as deed:
-        given = site.answer(opened, request, to, progress=bars)
+    asked, hub = _request_in(request), opened.settings.federation.hub
+    study = asked.study if asked else None
+    with terminal.progress_bars() as bars, audited(opened, "federate answer", site=hub, study=study) as deed:
+        if asked is not None:  # a refusal is recorded by what the request says of itself
+            deed.run, deed.counts = asked.refresh, {"step": asked.step}
+        try:
+            given = site.answer(opened, request, to, progress=bars)
+        except RweError as e:
+            deed.reason = e.what
+            raise
         deed.run = given.refresh
         deed.counts = {"step": given.step, "numbers": given.numbers, f"{given.mode}_answers": 1}
     if as_json:
@@ -162,6 +171,16 @@ def federate_answer(
     if given.is_repeat:
         terminal.say(terminal.out, "This request was answered before: it is the same answer again.")
     terminal.say(terminal.out, f"Answer: {given.path}")
+
+
+def _request_in(file: Path) -> Request | None:
+    """The request in a file, not yet verified; None where it is none."""
+    from rwe.federate.documents import read_request
+
+    try:
+        return read_request(file).document
+    except UsageError:
+        return None
 
 
 @federate_app.command("combine")

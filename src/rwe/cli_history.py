@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,26 +69,19 @@ def diff(
     second: _RefreshArgument = "latest",
     *,
     study: Annotated[str | None, typer.Option("--study", help="Look among this study's refreshes.")] = None,
-    rounded: Annotated[
-        bool, typer.Option("--rounded", help="Counts rounded to midpoints of sixes, to hand on.")
-    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Why an estimate moved from one refresh to another, in counts of patients.
+    """Why an estimate moved from one refresh to another, in counts of patients that stay inside.
 
     Example: rwe diff #1 latest --study my_study
     """
     from rwe.analyse.differences import difference
-    from rwe.evidence.outward import outward_change, outward_look
     from rwe.history.past import resolve
 
     opened = open_chosen(workspace)
     found = difference(opened, resolve(opened, first, study), resolve(opened, second, study))
     looks, change = [found.before, found.after], found.change
-    if rounded:
-        looks = [outward_look(look) for look in looks]
-        change = outward_change(change) if change else None
     if as_json:
         told = change.model_dump(mode="json") if change else None
         plain = [look.model_dump(mode="json") for look in looks]
@@ -99,23 +91,19 @@ def diff(
             )
         )
         return
-    _show_difference(found, looks, change, rounded=rounded)
+    _show_difference(found)
 
 
-def _show_difference(
-    found: Difference, looks: Sequence[Look], change: Change | None, *, rounded: bool
-) -> None:
-    for word, look in zip(("Before", "After"), looks, strict=True):
+def _show_difference(found: Difference) -> None:
+    for word, look in (("Before", found.before), ("After", found.after)):
         _say(
             f"{word}: look {look.number}, {look.refresh}. {look.n:,} patients, {look.events:,} events, "
             f"hazard ratio {_ratio(look)}."
         )
-    if change is not None:
-        _show_change(change)
+    if found.change is not None:
+        _show_change(found.change)
     else:
-        _show_between(found, rounded=rounded)
-    if rounded:
-        _say("Counts are rounded to the midpoints of sixes (1 to 6 is 3).")
+        _show_between(found)
 
 
 def _show_change(change: Change) -> None:
@@ -139,8 +127,7 @@ def _show_change(change: Change) -> None:
         _say(f"Note: {note}")
 
 
-def _show_between(found: Difference, *, rounded: bool) -> None:
-    from rwe.evidence.outward import outward_look
+def _show_between(found: Difference) -> None:
     from rwe.history.words import look_notes
 
     _say(
@@ -148,12 +135,20 @@ def _show_between(found: Difference, *, rounded: bool) -> None:
         "refresh between reported when it was made; a patient who moved twice counts twice."
     )
     for look in found.between:
-        notes = look_notes(outward_look(look) if rounded else look)
+        notes = look_notes(look)
         _say(f"look {look.number}, {look.created_at:%Y-%m-%d}: {'; '.join(notes) or 'not told'}", indent=2)
 
 
 @history_app.command("release")
-def release(study: StudyArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def release(
+    study: StudyArgument,
+    *,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Do not wait for what is new since releases of other studies.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Make the copy of the newest refresh that may leave: rounded, and only if enough is new.
 
     Example: rwe release my_study
@@ -163,8 +158,8 @@ def release(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     opened = open_chosen(workspace)
     name = find_study(study, opened.studies).name
     with audited(opened, "release", study=name) as deed:
-        made = make_release(opened, name)
-        deed.counts = {"release": made.number}
+        made = make_release(opened, name, apart=apart)
+        deed.counts = {"release": made.number, "withheld": made.withheld, "apart": int(apart)}
     if as_json:
         typer.echo(json.dumps({"release": made.release, "folder": str(made.folder)}, indent=1))
         return
@@ -172,6 +167,13 @@ def release(study: StudyArgument, workspace: WorkspaceOption = None, as_json: Js
     since = f"since release {made.beyond.since}" if made.beyond.since else "in the first release"
     new = f"{counted(made.beyond.new_patients, 'patient')} and {counted(made.beyond.new_events, 'event')}"
     terminal.say(terminal.out, f"{new} are new {since} (numbers that stay here).")
+    if made.withheld:
+        few = (
+            "too few of its patients or events are new" if made.withheld == 1 else "too little of each is new"
+        )
+        terminal.say(terminal.out, f"{counted(made.withheld, 'number')} withheld: {few}.")
+    if apart:
+        terminal.say(terminal.out, "Releases of other studies were not looked at: give this one to others.")
 
 
 def _ratio(look: Look) -> str:

@@ -81,7 +81,7 @@ def share(
     for result in written:
         terminal.say(terminal.out, f"Share: {result.path}")
     terminal.out.print(
-        "Send it over a channel that encrypts: it holds a row for each patient. Delete it once the hub has it."
+        "Send it over a channel that encrypts: it has a row for each patient. Delete it once the hub has it."
     )
 
 

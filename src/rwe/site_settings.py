@@ -202,7 +202,8 @@ class QuietHours(BaseModel):
 
 
 class Link(Part):
-    """A second key, which the sites share and the hub never has, makes a token of the named inputs."""
+    """A second key, which the sites share, makes a token of the named inputs. Who has it can try names: so
+    could a hub that has it too, for what it extracts itself, with tokens of sites: docs/sharing.md."""
 
     key_file: SettingsPath = Field(description="32 random bytes as hex, mode 0600; the same at every site.")
     inputs: tuple[Literal["identifier", "family", "given", "birth_date", "gender"], ...] = Field(min_length=1)

@@ -187,10 +187,13 @@ def _changed_rule(change: RuleChange, p: Protocol) -> str:
         return _censored_otherwise(change, p)
     value = change.words()
     days = "1 day" if value == "1" else f"{value} days"
+    rerun = analysis_of(change.rule, p.analyses)
+    own = None if rerun is None else rerun.grace_days
+    grace = p.strategies.treated.grace_days if own is None else own
     return {
         "death_without_date": f"Deaths on no known day {_UNDATED.get(value, '')}",
         "gap_days": f"Records at most {days} apart are one episode",
-        "grace_days": f"Grace of {days} instead of {_days(p.strategies.treated.grace_days)}",
+        "grace_days": f"Grace of {days} instead of {_days(grace)}",
         "landmark": f"From the landmark of day {value}",
         "salvage": "A first start after progression counts as a start",
         "lag_days": f"Exposed only from {days} after the start on",
@@ -265,9 +268,9 @@ def _negative_controls(p: Protocol) -> list[str]:
         return [f"{', '.join(p.negative_controls)}: not run, for no analysis is primary."]
     ends = ", ".join(["death", *p.composite_events(), *(e.name for e in p.censoring_events())])
     return [
-        f"{', '.join(p.negative_controls)}: no effect is expected on them. The primary analysis is run on the "
-        f"first record of each; whatever ends follow-up before it ({ends}) censors.",
-        "From three of them with an estimate on, the primary ratio is also shown calibrated by what they find.",
+        f"{', '.join(p.negative_controls)}: no effect is expected on them. The primary analysis is run on "
+        f"the first record of each; whatever ends follow-up before it ({ends}) censors.",
+        "From three of them with an estimate on, the primary ratio is also shown calibrated by them.",
     ]
 
 
@@ -333,7 +336,7 @@ def _options(a: Analysis, protocol: Protocol) -> Iterable[str]:
         yield (
             f"missing baseline covariates imputed {a.imputations} times"
             if a.missing == "impute"
-            else "without whoever lacks a baseline covariate of these"
+            else "without patients who lack a baseline covariate"
         )
     if a.salvage == "counts_as_start":
         yield "a first start after progression counts, too"

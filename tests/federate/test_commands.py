@@ -67,6 +67,11 @@ def test_commands_say_what_left_and_what_is_awaited(
     deeds = [e for e in entries(made.folder("siteA")) if e.command == "federate answer"]
     assert [e.outcome for e in deeds[-3:]] == ["failed", "done", "done"]
     assert deeds[-1].run == refresh
+    refused = deeds[-3]
+    assert (refused.run, refused.site, refused.study) == (refresh, "hub", "three_sites")
+    assert refused.counts == {"step": 0}
+    assert refused.reason == "nobody at this site has approved this protocol"
+    assert (deeds[-1].reason, deeds[-1].study) == (None, "three_sites")
 
     waiting = ("federate", "combine", refresh, "--from", post, "--to", post)
     status, _, err = run(capsys, made, "hub", *waiting)

@@ -20,6 +20,7 @@ from rwe.federate.documents import (
     write_document,
 )
 from rwe.federate.guards import RefusedError
+from rwe.federate.ledger import Headcount
 from rwe.identity import SignatureError, read_identity
 from tests.federate.attacking import (
     answer_file,
@@ -141,29 +142,62 @@ def test_sites_sets_and_modes_do_not_change_within_a_refresh(hospitals: Hospital
     assert "study, plan, mode or sites changed within the refresh" in told
 
 
+ENOUGH = Headcount(80, 45)
+
+
 @pytest.mark.parametrize(
-    ("patients", "events", "is_answered"),
-    [(110, 55, True), (109, 60, False), (120, 54, False), (90, 40, False), (100, 50, False)],
+    ("cohort", "model", "rows_kind", "is_answered"),
+    [
+        (Headcount(110, 55), ENOUGH, "landmark", True),
+        (Headcount(109, 60), ENOUGH, "landmark", False),
+        (Headcount(120, 54), ENOUGH, "landmark", False),
+        (Headcount(90, 40), ENOUGH, "landmark", False),
+        (Headcount(100, 50), ENOUGH, "landmark", False),
+        # Ten are new in the cohort; nine of them left before the landmark, or lack a covariate.
+        (Headcount(110, 55), Headcount(71, 45), "landmark", False),
+        (Headcount(110, 55), Headcount(80, 44), "landmark", False),
+        (Headcount(110, 55), Headcount(71, 41), "time_dependent", True),  # other rows altogether
+    ],
 )
 def test_both_minima_hold_against_every_earlier_refresh(
-    hospitals: Hospitals, post: Path, patients: int, events: int, is_answered: bool
+    hospitals: Hospitals,
+    post: Path,
+    cohort: Headcount,
+    model: Headcount,
+    rows_kind: str,
+    is_answered: bool,
 ) -> None:
-    """At the earlier refresh there were 100 patients and 50 events."""
+    """At the earlier refresh there were 100 patients and 50 events, and 70 and 40 behind the landmark."""
     begun(hospitals, post)
     workspace = hospitals.workspace("siteA")
     request = read_request(first_request(hospitals, post).path).document
     with site.held(workspace) as ledger:
         earlier = ledger.refreshes()[0]
-        ledger.entries = (msgspec.structs.replace(earlier, patients=100, events=50),)
+        noted = msgspec.structs.replace(
+            earlier, patients=100, events=50, model="landmark", model_patients=70, model_events=40
+        )
+        ledger.entries = (noted,)
         with nullcontext() if is_answered else pytest.raises(RefusedError, match="too little is new"):
             guards.check_enough_is_new(
                 request,
                 ledger,
                 workspace.settings.federation,
-                patients=patients,
-                events=events,
+                cohort=cohort,
+                model=model,
+                rows_kind=rows_kind,
                 apart=False,
             )
+
+
+def test_an_entry_that_does_not_say_who_was_in_its_model_counts_with_its_cohort(
+    hospitals: Hospitals, post: Path
+) -> None:
+    begun(hospitals, post)
+    with site.held(hospitals.workspace("siteA")) as ledger:
+        entry = ledger.refreshes()[0]
+    old = msgspec.structs.replace(entry, model=None, model_patients=None, model_events=None)
+    assert entry.model == "time_dependent"
+    assert old.in_model == Headcount(entry.patients, entry.events) == entry.cohort
 
 
 def test_a_site_that_drops_out_ends_the_refresh_and_counts(hospitals: Hospitals, post: Path) -> None:

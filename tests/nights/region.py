@@ -25,8 +25,20 @@ from rwe.sandbox.store import Store, Stored
 
 Key = tuple[str, str]
 Token = tuple[str, str]
-Tables = dict[str, list[tuple[Any, ...]]]
 KINDS = ("arrived", "joined", "updated", "corrected", "deleted", "merged", "unmerged")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a database, its rows in order."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def patients(self, rows: Iterable[tuple[Any, ...]] | None = None) -> set[str]:
+        """Whom the rows (all of them, if none are given) are about; the table has a column patient_id."""
+        place = self.columns.index("patient_id")
+        return {row[place] for row in (self.rows if rows is None else rows)}
 
 
 @dataclass
@@ -147,9 +159,14 @@ def land_records(workspace: Workspace, site: str, records: Iterable[Stored]) -> 
         run.commit(RunFacts(route="import", time_zone=workspace.site(site).time_zone))
 
 
-def tables(database: Path) -> Tables:
-    """Every table of staging and cohort with its rows in order."""
+def tables(database: Path) -> dict[str, Table]:
+    """Every table of staging and cohort by name."""
     listed = "select table_schema || '.' || table_name from information_schema.tables where table_schema in"
     with closing(duckdb.connect(str(database), read_only=True)) as db:
         names = [n for (n,) in db.execute(f"{listed} ('staging', 'cohort') order by all").fetchall()]
-        return {name: db.execute(f"select * from {name} order by all").fetchall() for name in names}
+        found = {}
+        for name in names:
+            answer = db.execute(f"select * from {name} order by all")
+            columns = tuple(column[0] for column in answer.description or ())
+            found[name] = Table(columns, answer.fetchall())
+        return found

@@ -57,7 +57,7 @@ def test_six_deaths_carry_no_five_covariates() -> None:
     assert (e.analysis, e.downgraded_from) == ("time_dependent_firth", "time_dependent_cox")
     assert e.parameters.adjusted_for == []  # no covariate was chosen in place of the others
     assert "6 deaths cannot carry 6 coefficients" in e.warnings[0]
-    assert "nothing is adjusted for" in e.warnings[0]
+    assert e.warnings[0].endswith("nothing is adjusted for.")  # the question is the one that was asked
     alone = exposure_firth(exposure_split(few_deaths(6))).hazard_ratio()
     assert (e.estimate, e.ci_low, e.ci_high) == (alone.estimate, alone.ci_low, alone.ci_high)
     (exact,) = of(found, "landmark_permutation")
@@ -149,6 +149,29 @@ def test_weights_worth_a_handful_are_refused_and_a_model_stands_in() -> None:
     e = answer(found)
     assert e.downgraded_from == "clone_censor_weight"
     assert "worth" in e.warnings[0]
+    assert e.warnings[0].endswith(
+        "It answers another question: a conditional ratio of exposure so far, not a comparison of strategies."
+    )
+    demoted = [w for e in of(found, "clone_censor_weight") for w in e.warnings]
+    assert not any("another question" in w for w in demoted)
+
+
+def test_in_place_of_weights_from_a_landmark_it_is_another_question_too() -> None:
+    ages = [40.0 + i % 9 for i in range(16)]
+    cohort = seven_against_nine(0)
+    cohort = CohortTable(cohort.patients.assign(age=ages), cohort.changes)
+    asked = {
+        "analysis": "landmark_weighting", "role": "primary", "adjusted_for": ["age"], "landmarks": [20],
+        "replicates": 0,
+    }  # fmt: skip
+    e = answer(run(cohort, asked, min_events_per_parameter=0))
+    assert (e.analysis, e.downgraded_from) == ("landmark_firth", "landmark_weighting")
+    assert (
+        "a conditional ratio of having started by day 20, not one of a weighted population" in e.warnings[0]
+    )
+    bare = answer(run(cohort, asked, min_events_per_parameter=10))
+    assert bare.parameters.adjusted_for == []
+    assert "nothing is adjusted for. It answers another question: a crude ratio" in bare.warnings[0]
 
 
 def test_where_nothing_can_stand_in_the_refusal_stays_primary() -> None:

@@ -146,6 +146,18 @@ def test_an_entry_that_changes_nothing_or_is_none_is_refused(
     assert told.lower() in str(caught.value).lower()
 
 
+def test_the_own_grace_of_the_analysis_is_what_an_entry_must_change() -> None:
+    """The protocol has 60 days, the analysis 90: to try 60 changes something, to try 90 does not."""
+    ninety = [{**CLONES, "grace_days": 90}]
+    assert protocol_with({"rule": "grace_days", "value": 60}, analyses=ninety).sensitivity_grid
+    with pytest.raises(ValidationError, match="grace_days: 90 is the protocol's own rule"):
+        protocol_with({"rule": "grace_days", "value": 90}, analyses=ninety)
+    study = load_study(ROOT / "studies" / f"{NAME}.yaml")
+    asked = protocol_with({"rule": "grace_days", "value": 60}, analyses=ninety)
+    said = explain(replace(study, protocol=asked))["Sensitivity grid"]
+    assert said == ["Grace of 60 days instead of 90 days: clone censor weight is rerun."]
+
+
 @pytest.mark.parametrize("rule", ["grace_days", "landmark"])
 def test_a_rule_that_no_analysis_knows_is_refused(rule: str) -> None:
     with pytest.raises(ValidationError, match=f"no analysis of this study with a hazard ratio knows {rule}"):

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rwe.analyse.diagnose import diagnose
-from rwe.analyse.negative import negative_controls, with_outcome
+from rwe.analyse.negative import follow_up_of_controls, negative_controls, with_outcome
 from rwe.analyse.plan import run_analyses
 from rwe.survival.cox import exposure_cox
 from rwe.survival.data import CohortTable, exposure_split
@@ -68,6 +68,36 @@ def test_the_outcome_is_the_first_record_and_death_before_it_censors() -> None:
 def test_a_record_after_the_end_of_follow_up_is_none() -> None:
     changed = with_outcome(table([("a", 90, False, NEVER)]), np.array([91.0]))
     assert drawn(exposure_split(changed)) == [(0, 90, False, False)]
+
+
+def test_a_record_on_the_day_of_the_start_is_of_the_unexposed() -> None:
+    """A start on the day of death is before it; of a record at the visit of the start nobody knows."""
+    cohort = table([("a", 90, True, 40.0), ("b", 80, False, 80.0), ("c", 70, False, 40.0)])
+    rows = exposure_split(with_outcome(cohort, np.array([40.0, NEVER, 41.0])))
+    assert drawn(rows) == [
+        (0, 40, True, False),
+        (0, 79.5, False, False),  # b: no record, so a start on the last day stays one
+        (79.5, 80, False, True),
+        (0, 40, False, False),
+        (40, 41, True, True),
+    ]
+
+
+def test_records_and_starts_at_the_same_visits_show_no_effect_where_there_is_none() -> None:
+    """At each visit a record (5 %) and a start (8 %), independently. Counted as exposed it gave 1.22."""
+    g = np.random.default_rng(3)
+    n, visits = 3000, 60
+    days = np.ceil(np.cumsum(g.exponential(30, (n, visits)), axis=1))
+    seen = days < 1000
+
+    def first(chance: float) -> np.ndarray:
+        return np.where(seen & (g.random((n, visits)) < chance), days, np.inf).min(axis=1)
+
+    start, record = (np.where(np.isfinite(d), d, np.nan) for d in (first(0.08), first(0.05)))
+    cohort = table([(f"p{i:04d}", 1000, False, start[i]) for i in range(n)])
+    fit = exposure_cox(exposure_split(with_outcome(cohort, record)))
+    assert fit.se[0] < 0.06
+    assert abs(fit.coefficients[0]) < 2 * fit.se[0]
 
 
 def test_each_control_is_the_primary_model_on_another_outcome() -> None:
@@ -127,6 +157,50 @@ def test_the_diagnostics_hold_them_only_where_the_protocol_names_some() -> None:
     assert diagnose(protocol, cohort, run_analyses(protocol, cohort), found).negative_controls is not None
     plain = protocol_with(PRIMARY, **WITH_STATUS)
     assert diagnose(plain, cohort, run_analyses(plain, cohort), found).negative_controls is None
+
+
+def test_what_else_ends_follow_up_there_is_noted() -> None:
+    cohort = registry()
+    found = records(cohort)
+    relapse = {"name": "relapse", "codelist": "car_t", "sources": ["condition"], "handling": "composite"}
+    notes = []
+    for events in (EVENTS, [*EVENTS, relapse]):
+        _, protocol = controls_of(cohort, found, intercurrent_events=events)
+        shown = diagnose(protocol, cohort, run_analyses(protocol, cohort), found)
+        notes.append([n for n in shown.notes if "negative controls" in n])
+    assert notes == [
+        [],
+        [
+            "The runs on negative controls end at death and relapse (part of the outcome): only a record "
+            "before those counts."
+        ],
+    ]
+
+
+def test_events_that_censor_are_named_too() -> None:
+    censors = {
+        **EVENTS[0],
+        "name": "transplant",
+        "handling": "censored_with_weights",
+        "weighted_for": ["age"],
+    }
+    protocol = protocol_with(
+        PRIMARY, **WITH_STATUS, intercurrent_events=[*EVENTS, censors], negative_controls=CONTROLS
+    )
+    (note,) = follow_up_of_controls(protocol)
+    assert "death and transplant (ends follow-up in this study)" in note
+
+
+def test_a_calibration_of_firths_model_says_that_it_is_walds() -> None:
+    cohort = registry()
+    found = records(cohort)
+    for analysis, is_warned in (("time_dependent_firth", True), ("time_dependent_cox", False)):
+        asked = {**WITH_STATUS, "intercurrent_events": EVENTS, "negative_controls": CONTROLS}
+        protocol = protocol_with({**PRIMARY, "analysis": analysis}, **asked)
+        shown = negative_controls(run_analyses(protocol, cohort), found)
+        assert shown is not None
+        assert shown.calibrated is not None
+        assert any("(Wald), not by the profile" in w for w in shown.calibrated.warnings) is is_warned
 
 
 def test_a_negative_control_is_an_event_that_follow_up_goes_on_after() -> None:

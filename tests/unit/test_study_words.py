@@ -11,6 +11,7 @@ from rwe.study import AnalysisName, Protocol, load_study
 from rwe.study.analyses import OPTIONS
 from rwe.study.files import Codelist, Study
 from rwe.study_words import explain
+from rwe.survival.negative_controls import FEWEST_CONTROLS
 from tests.support import ROOT
 
 BUNDLED = load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml")
@@ -77,6 +78,35 @@ def test_another_outcome_and_the_kind_of_weights_are_said() -> None:
     said = explain(study_with(progression_free, weighted))["Analyses"]
     assert "of progression-free survival (death or progression, whichever is first)" in said[0]
     assert "inverse probability of treatment" in said[1]
+
+
+def test_what_becomes_of_missing_covariates_is_said() -> None:
+    asked = {"analysis": "time_dependent_cox", "adjusted_for": ["age"]}
+    imputes = {**asked, "missing": "impute", "imputations": 40}
+    status = {"analysis": "time_dependent_cox", "adjusted_for": ["progressed"]}
+    left_out, imputed, none_missing, bare = explain(
+        study_with(asked, imputes, status, {"analysis": "time_dependent_cox"})
+    )["Analyses"][:4]
+    assert "without patients who lack a baseline covariate" in left_out
+    assert "missing baseline covariates imputed 40 times" in imputed
+    assert "lack" not in imputed + none_missing + bare
+
+
+def test_negative_controls_have_their_heading() -> None:
+    events = [
+        {"name": name, "codelist": "ldh", "sources": ["condition"], "handling": handling}
+        for name, handling in (("cataract", "treatment_policy"), ("relapse", "composite"))
+    ]
+    parts = {"intercurrent_events": events, "negative_controls": ["cataract"]}
+    primary = {"analysis": "time_dependent_cox", "role": "primary"}
+    said = explain(study_with(primary, **parts))["Negative controls"]
+    assert said[0].startswith("cataract: no effect is expected")
+    assert "before it (death, relapse) censors" in said[0]
+    assert FEWEST_CONTROLS == 3
+    assert said[1].startswith("From three of them")
+    (unused,) = explain(study_with({"analysis": "mantel_byar"}, **parts))["Negative controls"]
+    assert unused == "cataract: not run, for no analysis is primary."
+    assert "Negative controls" not in explain(study_with(primary))
 
 
 def test_toxicities_kinetics_subgroups_and_reviews_have_their_headings() -> None:

@@ -123,6 +123,7 @@ def _look(before: Before, now: _Now, change: Change | None, repeated: Repeated |
         naive=naive[0] if naive else None,
         always_low=repeated.ci_low if repeated else None,
         always_high=repeated.ci_high if repeated else None,
+        has_sequence=repeated is not None,
         sites=sites,
         left=sum(change.left.values()) + change.erased if change else None,
         corrections=change.corrections if change else None,

@@ -3,7 +3,7 @@
 What it finds there is its systematic error; with enough of them the primary estimate is calibrated by it (see
 `rwe.survival.negative_controls`). An outcome is the first record of an intercurrent event that the protocol
 handles as treatment policy. Whatever ends follow-up in the study ends it here, too, and censors: death, the
-other events of a composite outcome, events that censor (weighted for as the analysis weighs), the last contact.
+other events of a composite outcome, events that censor (weighted for as the analysis does), the last contact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rwe.survival.tables import numbers
 _DAYS = ("start_day", "salvage_start_day", "progression_day")
 WALD_NOT_PROFILE = (
     "Firth's estimates are calibrated by their standard errors (Wald), not by the profile of the penalised "
-    "likelihood: where a group has few events the calibrated interval is too sure of itself."
+    "likelihood: where a group has few events the two can be far apart, on either side."
 )
 
 

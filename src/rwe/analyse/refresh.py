@@ -40,7 +40,15 @@ from rwe.evidence.contract import (
     write_evidence,
 )
 from rwe.history.inputs import inputs_of
-from rwe.history.ledger import key_id, ledger_path, read_ledger, retain, seal_open, write_ledger
+from rwe.history.ledger import (
+    history_folder,
+    key_id,
+    ledger_path,
+    read_ledger,
+    retain,
+    seal_open,
+    write_ledger,
+)
 from rwe.history.manifest import (
     EVIDENCE,
     UNFINISHED,
@@ -93,9 +101,7 @@ def analyse(
         if same is not None:
             return same
     evidence, primary = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
-    private: Path = workspace.private / "history" / study.name
-    private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(private / ".lock"):  # two at once would be one look
+    with locked(history_folder(workspace, study.name) / ".lock"):  # two at once would be one look
         past = read_past(workspace, study.name)
         before = _before(workspace, study, past)
         history, ledger = describe_history(

@@ -1,13 +1,14 @@
 """An analysis on several imputed tables, and its results pooled by Rubin's rules.
 
 Every estimate of the analysis is pooled on the scale of its standard error: ratios on the log scale. The
-variance of a bootstrap is pooled like any other. Curves are averaged day by day. A survival or an incidence is
-averaged as its curve is, and its limits are taken on the complementary log-log scale; those of restricted means
-and of differences are cut where no value can lie. What is of one arm has no p value: there is nothing that it
-could differ from.
+variance of a bootstrap is pooled like any other. Curves are averaged day by day. A survival or an incidence
+is averaged as its curve is, and its limits are taken on the complementary log-log scale; those of restricted
+means and of differences are cut where no value can lie. What is of one arm has no p value: there is nothing
+that it could differ from.
 
 Weights and balance are of the first table, and say so.
-Source: `rwe.survival.imputation`, `rwe.survival.rubin`; Marshall et al. 2009, BMC Med Res Methodol 9:57 (scales).
+Sources: `rwe.survival.imputation`, `rwe.survival.rubin`; Marshall et al. 2009, BMC Med Res Methodol 9:57
+(scales).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _PROBABILITIES = frozenset({"survival", "cumulative_incidence"})
 _LARGEST_EXPONENT = 700.0  # beyond it exp() is no number
 WALD_NOT_PROFILE = (
     "Firth's estimates are pooled by their standard errors (Wald), not by the profile of the penalised "
-    "likelihood: where a group has few events the pooled interval and p value are too sure of themselves."
+    "likelihood: where a group has few events the two can be far apart, on either side."
 )
 UNMOVED = "The same on all imputed tables: no imputed value moves it."
 
@@ -125,7 +126,7 @@ def _pooled(same: Sequence[Estimate], notes: Sequence[str]) -> Estimate:
 
 
 def _result(e: Estimate) -> tuple[float | None, ...]:
-    return e.estimate, e.se, e.ci_low, e.ci_high, e.p_value
+    return e.estimate, e.log_estimate, e.se, e.ci_low, e.ci_high, e.p_value
 
 
 def _numbers(found: Pooled, first: Estimate) -> dict[str, object]:

@@ -50,8 +50,8 @@ def check_failed(error: RweError) -> None:
 def estimate_moved(study: str, threshold_log: float) -> None:
     """Tell that the primary estimate of a study moved by more than a threshold.
 
-    Not by how much, nor to what: what is told may leave the house, and one night's difference may be that of one
-    patient.
+    Not by how much, nor to what: what is told may leave the house, and one night's difference may be that of
+    one patient.
     """
     _emit(names.ESTIMATE_MOVED, f"rwe.study.{study}", {"study": study, "moved_more_than_log": threshold_log})
 

@@ -56,6 +56,9 @@ class Look(Part):
         default=None, description="The confidence sequence at this look: see `repeated`."
     )
     always_high: float | None = None
+    has_sequence: bool = Field(
+        default=False, description="Whether there was one: without limits it is every hazard ratio."
+    )
     sites: list[SiteNews] = Field(default=[])
     left: int | None = None
     corrections: Corrections | None = None

@@ -90,8 +90,8 @@ class Arms:
 
 
 def why_not(e: Estimate, arms: Arms, curves: Sequence[Curve]) -> Literal["near", "few"] | None:
-    """Why an estimate never leaves. near: of one site, or beside another one from which it differs by the rule
-    for a few patients. few: of an arm of few patients."""
+    """Why an estimate never leaves. near: of one site, or beside one from which it differs by the rule for a
+    few patients. few: of an arm of few patients."""
     salvage = e.parameters.salvage == "counts_as_start" and arms.salvage <= FEW
     if e.site is not None or e.parameters.variant is not None or salvage:
         return "near"
@@ -114,9 +114,9 @@ def rounded_curve_of(e: Estimate, curves: Sequence[Curve]) -> Curve | None:
         return None
     asked = e.parameters.model_copy(update={"time_days": None})
     for c in curves:
-        if c.site is None and (c.analysis, c.strategy) == (e.analysis, e.contrast.strategy):
-            if c.parameters == asked:
-                return c
+        is_its = (c.analysis, c.strategy) == (e.analysis, e.contrast.strategy)
+        if c.site is None and is_its and c.parameters == asked:
+            return c
     return None
 
 
@@ -127,7 +127,9 @@ def numbers_that_leave(evidence: Evidence) -> tuple[Number, ...]:
     found = [
         number_of(e)
         for e in evidence.estimates
-        if why_not(e, arms, evidence.curves) is None and rounded_curve_of(e, evidence.curves) is None
+        if (e.estimate, e.ci_low, e.ci_high, e.p_value) != (None,) * 4
+        and why_not(e, arms, evidence.curves) is None
+        and rounded_curve_of(e, evidence.curves) is None
     ]
     found += [number_of_curve(c) for c in evidence.curves if c.site is None and c.analysis in WEIGHTED]
     if evidence.bias_autopsy is not None:

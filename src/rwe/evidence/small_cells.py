@@ -6,8 +6,10 @@ where the rounded number of events does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from rwe.small_cells import midpoint_6
 
@@ -52,3 +54,28 @@ def rounded_km(
         survival *= 1 - new / risk
         steps.append(RoundedStep(time, risk, new, survival))
     return tuple(steps)
+
+
+def rounded_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Each count rounded, by its name."""
+    return {k: midpoint_6(v) for k, v in counts.items()}
+
+
+def digits_of(value: float | None, digits: int = 3) -> float | None:
+    """The number with so many significant digits; None stays None."""
+    return None if value is None else significant(value, digits)
+
+
+def has_number(text: str) -> bool:
+    """Whether a sentence holds a digit."""
+    return re.search(r"\d", text) is not None
+
+
+def without_numbers(sentences: Sequence[str]) -> list[str]:
+    """Sentences that hold a number may hold a count; they stay inside."""
+    return [s for s in sentences if not has_number(s)]
+
+
+def whole_months(day: date | None) -> date | None:
+    """The last day of the month before: the last day of care is one patient's."""
+    return day.replace(day=1) - timedelta(days=1) if day else None

@@ -52,7 +52,7 @@ class SiteRows:
         return Headcount(self.patients, self.events)
 
     def informative(self) -> Headcount:
-        """Who enters the numbers: patients in a risk set of the model, and those with an event among its rows.
+        """Who enters the numbers: patients in a risk set of the model, and those with an event in it.
 
         Whoever left before the landmark, lacks a covariate, or was censored before the first event does not.
         """
@@ -61,9 +61,8 @@ class SiteRows:
         for code in np.unique(m.stratum[m.event]):
             here = m.stratum == code
             days = np.unique(m.stop[here & m.event])
-            counts |= here & (
-                np.searchsorted(days, m.stop, "right") > np.searchsorted(days, m.start, "right")
-            )
+            first, after = (np.searchsorted(days, t, "right") for t in (m.start, m.stop))
+            counts |= here & (after > first)
         return Headcount(len(np.unique(m.cluster[counts])), len(np.unique(m.cluster[m.event])))
 
     def digest(self, key: bytes) -> str:

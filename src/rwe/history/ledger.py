@@ -1,7 +1,8 @@
 """Who was in a refresh, kept at the site: so that the next one can say what moved, in counts.
 
     private/history/STUDY/REFRESH.json.zst              0600, sealed (`.enc`) where the workspace is encrypted
-    private/history/STUDY/releases/RELEASE.json.zst     who was in what left the site, and who had an event
+    private/history/STUDY/releases/RELEASE.json.zst     who was in what left the site, who had an event, and
+                                                        what each number that left was made of
 
 A ledger holds the rows of the primary analysis by pseudonym: no more than the private build holds, and only
 of the newest refreshes (`history.keep_ledgers`). `rwe erase` takes patients out of all and counts them.
@@ -25,6 +26,7 @@ from rwe.blocklist import open_blocklist
 from rwe.config import Workspace
 from rwe.crypt import SUFFIX, UnsealError, place
 from rwe.errors import EvidenceError
+from rwe.evidence.numbers import Number
 from rwe.survival.tables import CohortTable
 
 _ENDING = ".json.zst"
@@ -41,6 +43,14 @@ _SURVIVAL = (
 _CHANGES = ("patient_id", "covariate", "day", "value")
 
 
+@dataclass(frozen=True)
+class WhatLeft:
+    """The numbers that left with a release, by the exact counts behind each, and the protocol they are of."""
+
+    protocol_sha256: str
+    numbers: tuple[Number, ...]
+
+
 class _Stored(msgspec.Struct, frozen=True):
     refresh: str
     key_id: str
@@ -49,6 +59,7 @@ class _Stored(msgspec.Struct, frozen=True):
     changes: dict[str, list[Any]]
     excluded: dict[str, str]
     erased: int = 0
+    left: WhatLeft | None = None
     version: int = 1
 
 
@@ -56,7 +67,7 @@ class _Stored(msgspec.Struct, frozen=True):
 class Ledger:
     """The rows of a refresh. Frames as in `StudyTables`; `excluded` gives those with an index event who are
     not in the cohort the step that excludes them. `erased` were taken out since. `key_id` tells pseudonym
-    keys apart: under another key nobody can be found again."""
+    keys apart: under another key nobody can be found again. `left`: of a release."""
 
     refresh: str
     key_id: str
@@ -65,6 +76,7 @@ class Ledger:
     changes: pd.DataFrame
     excluded: dict[str, str]
     erased: int = 0
+    left: WhatLeft | None = None
 
     def cohort(self) -> CohortTable:
         """The table that estimators take."""
@@ -75,6 +87,24 @@ class Ledger:
 def key_id(workspace: Workspace) -> str:
     """What tells the workspace's pseudonym key from others, and gives nothing of it away."""
     return hmac.digest(workspace.pseudonym_key(), b"rwe history key id", "sha256").hex()[:16]
+
+
+def history_folder(workspace: Workspace, *parts: str) -> Path:
+    """private/history/..., with every folder on the way for its owner alone."""
+    folder: Path = workspace.private
+    for part in ("", "history", *parts):
+        folder = folder / part
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    return folder
+
+
+def released(workspace: Workspace, study: str) -> tuple[str, ...]:
+    """The names of the releases of a study that a ledger is kept of, oldest first, wherever they lie now."""
+    folder: Path = workspace.private / "history" / study / "releases"
+    found = (p.name for p in folder.glob(f"*{_ENDING}*") if not p.name.startswith("."))
+    return tuple(sorted({name.split(_ENDING)[0] for name in found}))
 
 
 def ledger_path(workspace: Workspace, study: str, refresh: str) -> Path:
@@ -90,8 +120,8 @@ def release_ledger_path(workspace: Workspace, study: str, release: str) -> Path:
 
 
 def write_ledger(workspace: Workspace, path: Path, ledger: Ledger) -> None:
-    """Write a ledger: complete or absent, readable by its owner only."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Write a ledger below `history_folder`: complete or absent, readable by its owner only."""
+    history_folder(workspace, *path.parent.relative_to(workspace.private / "history").parts)
     stored = _Stored(
         refresh=ledger.refresh,
         key_id=ledger.key_id,
@@ -100,6 +130,7 @@ def write_ledger(workspace: Workspace, path: Path, ledger: Ledger) -> None:
         changes=_columns(ledger.changes, _CHANGES),
         excluded=ledger.excluded,
         erased=ledger.erased,
+        left=ledger.left,
     )
     content = zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(stored))
     cipher = workspace.cipher()
@@ -185,9 +216,8 @@ def _without(ledger: Ledger, is_gone: Callable[[str], bool]) -> tuple[Ledger | N
     kept = ~ledger.survival["patient_id"].isin(gone)
     count = int((~kept).sum())
     changes = ledger.changes[~ledger.changes["patient_id"].isin(gone)]
-    return Ledger(
-        refresh=ledger.refresh,
-        key_id=ledger.key_id,
+    return replace(
+        ledger,
         survival=ledger.survival[kept].reset_index(drop=True),
         covariates=ledger.covariates[kept].reset_index(drop=True),
         changes=changes.reset_index(drop=True),
@@ -224,6 +254,7 @@ def _read(workspace: Workspace, path: Path) -> Ledger | None:
         changes=changes.astype({"day": int, "value": float}),
         excluded=stored.excluded,
         erased=stored.erased,
+        left=stored.left,
     )
 
 

@@ -1,9 +1,13 @@
 """Releases: evidence as it may leave the site, and when the next one may.
 
 Tonight's release minus yesterday's may be one patient. So a release is made only where, against *every*
-earlier release of the study, a minimum of patients and a minimum of events is new (`release:` of rwe.yaml).
-Against the last one alone would not do: A, then others, then A without one patient gives that patient away.
-The rule counts who is in the analysed cohort, so a protocol narrowed by one patient is no way round it.
+earlier release, a minimum of patients and a minimum of events is new (`release:` of rwe.yaml). Against the
+last one alone would not do: A, then others, then A without one patient gives that patient away. Nor against
+those of one study: the same question under another name is the same patients. The rule counts who is in the
+analysed cohort, so a protocol narrowed by one patient is no way round it; and each number leaves again only
+where enough of the patients and events that it is made of are new, or none at all.
+
+Earlier releases are told by their ledgers, which stay here wherever the release itself was taken.
 
     evidence/STUDY/releases/RELEASE/evidence.json, report.html, manifest.json     0444, what leaves
     private/history/STUDY/releases/RELEASE.json.zst                                who was in it
@@ -12,8 +16,8 @@ The rule counts who is in the analysed cohort, so a protocol narrowed by one pat
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,15 +25,19 @@ import msgspec
 
 from rwe.config import Workspace
 from rwe.errors import EvidenceError, UsageError
-from rwe.evidence.contract import write_evidence
+from rwe.evidence.contract import Evidence, write_evidence
 from rwe.evidence.history import History
+from rwe.evidence.numbers import Number, numbers_that_leave
 from rwe.evidence.outward import outward
 from rwe.history.ledger import (
     Ledger,
+    WhatLeft,
+    history_folder,
     key_id,
     read_ledger,
     read_release_ledger,
     release_ledger_path,
+    released,
     seal_open,
     who_and_events,
     write_ledger,
@@ -67,6 +75,7 @@ class Shortfall:
     """What is missing until the next release: patients and events that are new against an earlier one."""
 
     since: str | None
+    study: str | None
     new_patients: int
     new_events: int
     min_new_patients: int
@@ -76,9 +85,13 @@ class Shortfall:
     def is_missing(self) -> bool:
         return self.new_patients < self.min_new_patients or self.new_events < self.min_new_events
 
+    @property
+    def new(self) -> tuple[int, int]:
+        return self.new_patients, self.new_events
+
     def sentence(self) -> str:
         """How far it is, in numbers that stay at the site."""
-        since = f"since release {self.since}" if self.since else "in the study"
+        since = f"since release {self.since} of study {self.study}" if self.since else "in the study"
         new = (
             f"{counted(self.new_patients, 'patient')} and {counted(self.new_events, 'event')} are new {since}"
         )
@@ -87,23 +100,35 @@ class Shortfall:
 
 @dataclass(frozen=True)
 class Released:
-    """A release that was made: its folder, its number, and how far it was beyond the minimum."""
+    """A release that was made: its folder, its number, and how far it was beyond the minimum. `withheld`:
+    numbers of which too little is new."""
 
     release: str
     number: int
     folder: Path
     beyond: Shortfall
+    withheld: int = 0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier release: of which study, its name, and who and what was in it."""
+
+    study: str
+    release: str
+    ledger: Ledger
 
 
 def releases(workspace: Workspace, study: str) -> tuple[Path, ...]:
-    """The folders of a study's releases, oldest first."""
+    """The folders of a study's releases that still lie among its evidence, oldest first."""
     found = (workspace.evidence / study / "releases").glob(f"*/{EVIDENCE}")
     return tuple(sorted(p.parent for p in found if not p.parent.name.startswith(UNFINISHED)))
 
 
-def release(workspace: Workspace, study: str) -> Released:
+def release(workspace: Workspace, study: str, *, apart: bool = False) -> Released:
     """Make a release of the newest refresh.
 
+    `apart`: releases of other studies do not count; whoever says so knows that the two can be compared.
     Raises EvidenceError where too few patients or events are new (the sentence says how many are), where the
     refresh was altered, or where it cannot be told who was in an earlier release.
     """
@@ -114,85 +139,168 @@ def release(workspace: Workspace, study: str) -> Released:
         raise EvidenceError(
             "the newest refresh has no manifest", where=str(folders[-1]), advice="run `rwe analyse --force`"
         )
-    seal_open(workspace, study)
-    ledger = read_ledger(workspace, study, folders[-1].name)
-    if ledger is None or ledger.key_id != key_id(workspace):
-        raise EvidenceError(
-            "who is in the newest refresh cannot be told: its ledger is not here, or of another key",
-            where=f"study {study}",
-            advice="run `rwe analyse --force`, and release that",
-        )
-    private: Path = workspace.private / "history" / study
-    with locked(private / ".lock"):
-        earlier = releases(workspace, study)
+    # One at a time in the whole workspace: two studies of the same patients would not see each other.
+    with locked(history_folder(workspace) / ".lock"), locked(history_folder(workspace, study) / ".lock"):
+        seal_open(workspace, study)
+        ledger = read_ledger(workspace, study, folders[-1].name)
+        if ledger is None or ledger.key_id != key_id(workspace):
+            raise EvidenceError(
+                "who is in the newest refresh cannot be told: its ledger is not here, or of another key",
+                where=f"study {study}",
+                advice="run `rwe analyse --force`, and release that",
+            )
+        earlier = earlier_releases(workspace, study, ledger, apart=apart)
         worst = shortfall(workspace, study, ledger, earlier)
         if worst.is_missing:
-            raise EvidenceError(
-                worst.sentence(), where=f"study {study}", advice="the release of before stays; wait for more"
-            )
+            raise EvidenceError(worst.sentence(), where=f"study {study}", advice=_advice(worst, study))
         return _write(workspace, folders[-1], ledger, earlier, worst)
 
 
-def shortfall(workspace: Workspace, study: str, now: Ledger, earlier: Sequence[Path]) -> Shortfall:
-    """The earlier release that the refresh of now is nearest to. Raises EvidenceError where the ledger of one
-    is missing or of another pseudonym key: then nobody can tell how near it is."""
+def _advice(worst: Shortfall, study: str) -> str:
+    if worst.study in (None, study):
+        return "the release of before stays; wait for more"
+    return "wait for more; `--apart` leaves other studies out, if nobody gets the releases of both"
+
+
+def earlier_releases(workspace: Workspace, study: str, now: Ledger, *, apart: bool) -> tuple[Earlier, ...]:
+    """Every release made so far, of all studies or (`apart`) of this one, by ledgers and evidence alike.
+
+    Raises EvidenceError where the ledger of one is missing or of another pseudonym key: then nobody can tell
+    how near it is.
+    """
+    found = list[Earlier]()
+    for name in [study] if apart else _studies(workspace, study):
+        seal_open(workspace, name)
+        for made in _names(workspace, name):
+            then = read_release_ledger(workspace, name, made)
+            if then is None or then.key_id != now.key_id:
+                advice = "restore private/history from a backup; without it nothing more is released"
+                raise EvidenceError(
+                    f"who was in release {made} cannot be told: its ledger is not here, or of another key",
+                    where=str(workspace.private / "history" / name),
+                    advice=advice if name == study else f"{advice}, or say `--apart`",
+                )
+            found.append(Earlier(name, made, then))
+    return tuple(found)
+
+
+def _studies(workspace: Workspace, study: str) -> list[str]:
+    roots = (workspace.private / "history", workspace.evidence)
+    return sorted({study, *(p.parent.name for root in roots for p in root.glob("*/releases"))})
+
+
+def _names(workspace: Workspace, study: str) -> list[str]:
+    """A release that was handed on by moving its folder is still known by its ledger, and one whose ledger
+    was lost by its folder."""
+    return sorted({*released(workspace, study), *(p.name for p in releases(workspace, study))})
+
+
+def shortfall(workspace: Workspace, study: str, now: Ledger, earlier: Sequence[Earlier]) -> Shortfall:
+    """The earlier release that the refresh of now is nearest to."""
     asked = workspace.settings.release
     minima = (asked.min_new_patients, asked.min_new_events)
-    found = [Shortfall(None, len(now.survival), int(now.survival["is_event"].sum()), *minima)]
-    for folder in earlier:
-        then = read_release_ledger(workspace, study, folder.name)
-        if then is None or then.key_id != now.key_id:
-            raise EvidenceError(
-                f"who was in release {folder.name} cannot be told: its ledger is not here, or of another key",
-                where=str(workspace.private / "history" / study),
-                advice="restore private/history from a backup; without it nothing more is released",
-            )
-        found.append(Shortfall(folder.name, *new_since(then, now), *minima))
-    return min(found, key=lambda s: (not s.is_missing, s.new_patients, s.new_events))
+    found = [Shortfall(None, None, len(now.survival), int(now.survival["is_event"].sum()), *minima)]
+    for then in earlier:
+        found.append(Shortfall(then.release, then.study, *new_since(then.ledger, now), *minima))
+    return min(found, key=lambda s: (not s.is_missing, s.study not in (None, study), *s.new))
 
 
 def new_since(then: Ledger, now: Ledger) -> tuple[int, int]:
-    """Patients who were not in it then, and events that were not there then."""
+    """Patients who were not in it then, and events that were not there then.
+
+    At a site of which nobody is found again (another study's pseudonyms of shares, a key of a site that was
+    changed, a site under another name) the same people may stand under other names: there a patient or an
+    event is new only beyond as many as there were.
+    """
     before, after = then.survival, now.survival
-    known = set(before["patient_id"])
-    had = set(before.loc[before["is_event"], "patient_id"])
-    return (
-        len(set(after["patient_id"]) - known),
-        len(set(after.loc[after["is_event"], "patient_id"]) - had),
-    )
+    common = set(before["patient_id"]) & set(after["patient_id"])
+    told = {site for f in (before, after) for site in f.loc[f["patient_id"].isin(common), "site"]}
+    new = [
+        _new(set(b.loc[b["site"].isin(told), "patient_id"]), set(a.loc[a["site"].isin(told), "patient_id"]))
+        + max(0, int((~a["site"].isin(told)).sum()) - int((~b["site"].isin(told)).sum()))
+        for b, a in ((before, after), (before[before["is_event"]], after[after["is_event"]]))
+    ]
+    return new[0], new[1]
+
+
+def _new(then: set[str], now: set[str]) -> int:
+    return len(now - then)
+
+
+def too_near(
+    workspace: Workspace, numbers: Iterable[Number], protocol_sha256: str, earlier: Sequence[Earlier]
+) -> frozenset[Number]:
+    """The numbers of which too little is new since an earlier release.
+
+    With n patients now and m then, at least n - m of now were not there then. Under the same protocol a
+    number is compared with itself; under another one, or of another study, with every number of its kind:
+    a landmark moved by a day is the same patients. A number that is exactly as it was may leave again.
+    """
+    asked = workspace.settings.release
+
+    def is_near(number: Number, then: WhatLeft) -> bool:
+        is_same = then.protocol_sha256 == protocol_sha256
+        others = [o for o in then.numbers if o.kind == number.kind]
+        others = [o for o in others if o.detail == number.detail] if is_same else others
+        if any((o.n, o.events, o.value) == (number.n, number.events, number.value) for o in others):
+            return False
+        return any(
+            number.n - o.n < asked.min_new_patients or number.events - o.events < asked.min_new_events
+            for o in others
+        )
+
+    left = [e.ledger.left for e in earlier if e.ledger.left is not None]
+    return frozenset(n for n in numbers if any(is_near(n, then) for then in left))
 
 
 def _write(
-    workspace: Workspace, source: Path, ledger: Ledger, earlier: Sequence[Path], worst: Shortfall
+    workspace: Workspace, source: Path, ledger: Ledger, earlier: Sequence[Earlier], worst: Shortfall
 ) -> Released:
-    at, number, study = datetime.now(UTC), len(earlier) + 1, source.parent.name
+    at, study = datetime.now(UTC), source.parent.name
+    number = _number(_names(workspace, study))
     name = f"{at:%Y%m%dT%H%M%SZ}-release-{number}"
     folder = workspace.evidence / study / "releases" / name
     if folder.exists():
         raise UsageError("a release of this second is there already", where=str(folder))
-    evidence = outward(older_evidence(source), name, at, _history(earlier))
-    # Who was in it is kept first: killed after this, the next release counts against one more.
-    write_ledger(workspace, release_ledger_path(workspace, study, name), who_and_events(ledger))
+    inside = older_evidence(source)
+    numbers, protocol = numbers_that_leave(inside), inside.study.protocol_sha256
+    withheld = too_near(workspace, numbers, protocol, earlier)
+    evidence = outward(inside, name, at, _history(releases(workspace, study)), withheld)
+    # Who was in it is kept first: killed after this, the next release counts against one more, for what was
+    # released is told by the ledgers.
+    left = WhatLeft(protocol, tuple(n for n in numbers if n not in withheld))
+    kept = replace(who_and_events(ledger), left=left)
+    write_ledger(workspace, release_ledger_path(workspace, study, name), kept)
+    _write_folder(folder, evidence, number)
+    return Released(name, number, folder, worst, len(withheld))
+
+
+def _number(names: Sequence[str]) -> int:
+    """One more than the highest so far."""
+    ends = [name.rpartition("-")[2] for name in names]
+    return 1 + max([len(names), *(int(end) for end in ends if end.isdigit())])
+
+
+def _write_folder(folder: Path, evidence: Evidence, number: int) -> None:
     for stale in folder.parent.glob(f"{UNFINISHED}*"):
         shutil.rmtree(stale)
-    part = folder.with_name(f"{UNFINISHED}{name}")
+    part = folder.with_name(f"{UNFINISHED}{folder.name}")
     part.mkdir(parents=True)
     write_evidence(evidence, part / EVIDENCE)
     write_report(part / EVIDENCE, part / REPORT)
     manifest = ReleaseManifest(
-        study=study,
-        release=name,
+        study=evidence.study.name,
+        release=folder.name,
         number=number,
-        created_at=at,
+        created_at=evidence.refresh.created_at,
         protocol_sha256=evidence.study.protocol_sha256,
         code_version=evidence.refresh.code_version,
         files=sealed(part, [EVIDENCE, REPORT]),
     )
     write_sealed(part, manifest.files, msgspec.json.encode(manifest))
     part.rename(folder)
-    return Released(name, number, folder, worst)
 
 
 def _history(earlier: Sequence[Path]) -> History | None:
-    """The newest release's own history, which names releases only."""
+    """The history of the newest release that still lies here; it names releases only."""
     return older_evidence(earlier[-1]).history if earlier else None

@@ -96,21 +96,24 @@ def _sentences(found: History, *, is_release: bool) -> list[str]:
             "earlier one, so looks between are not shown."
         )
     if found.repeated is not None:
-        said += _repeated(found.repeated)
+        said += _repeated(found.repeated, is_release=is_release)
     return said
 
 
-def _repeated(r: Repeated) -> list[str]:
+def _repeated(r: Repeated, *, is_release: bool) -> list[str]:
+    """A release keeps the limits of the sequence and neither its centre nor the interval of one look."""
     limits = interval(_limit(r.ci_low, "0"), _limit(r.ci_high, "no limit"))
     one = interval(_limit(r.one_look_low, "0"), _limit(r.one_look_high, "no limit"))
     by = ", stratified by site" if r.is_stratified else ""
     value = "not estimable" if r.estimate is None else ratio(r.estimate)
+    centre = "" if is_release else f" {value},"
+    of_one = "" if is_release else f"; the interval of this one look from the same score is {one}"
     return [
-        f"A confidence sequence holds at all looks together, however often one looks: hazard ratio {value}, "
+        f"A confidence sequence holds at all looks together, however often one looks: hazard ratio{centre} "
         f"{limits} ({100 * r.level:g}\u202f%, approximate). It is of the unadjusted, unweighted score of the "
         f"log-rank test by exposure at the time{by} (asymptotic normal mixture, tightest at a planned "
-        f"information of {decimal(r.planned_information, 1)}); the interval of this one look from the same "
-        f"score is {one}. Corrections of old records are outside its theory."
+        f"information of {decimal(r.planned_information, 1)}){of_one}. Corrections of old records are "
+        "outside its theory."
     ]
 
 
@@ -244,8 +247,11 @@ def _draw_look(canvas: Axes, scale: _Scale, x: float, look: Look) -> None:
 
 
 def _draw_sequence(canvas: Axes, scale: _Scale, x: float, look: Look) -> None:
-    """The confidence sequence at this look: a pale band; without a limit it goes on to the edge."""
-    if look.always_low is None and look.always_high is None:
+    """The confidence sequence at this look: a pale band; without a limit it goes on to the edge.
+
+    A look from before `has_sequence` was told has one if it has a limit.
+    """
+    if not look.has_sequence and look.always_low is None and look.always_high is None:
         return
     low, high = look.always_low or scale.low, look.always_high or scale.high
     ends = [scale.y(max(low, scale.low)), scale.y(min(high, scale.high))]

@@ -141,7 +141,7 @@ def _groups(found: Synthesis) -> list[ForestGroup]:
             count(s.n),
             count(s.events),
             (s.estimate, s.ci_low, s.ci_high),
-            note=f"counts {_COUNTED[s.counted]}: {s.reason}" if s.reason else "",
+            note=f"counts {_COUNTED[s.counted]}: {s.reason}" if s.reason and s.estimate is None else "",
         )
         for s in found.sites
     ]

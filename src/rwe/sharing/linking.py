@@ -1,8 +1,9 @@
 """Patients treated at two sites, counted once, without anybody learning who or when.
 
 With each link token of the study a site shares its patient's index day, moved by a number that follows from
-the token itself (`rwe.linking`), which the hub does not have. At two sites the token is the same, so is the
-number: the hub learns the days between the two index events, and of a patient at one site nothing at all.
+the token itself (`rwe.linking`), which a hub without the link key does not have. At two sites the token is
+the same, so is the number: the hub learns the days between the two index events, and of a patient at one site
+nothing at all.
 
 The record of the first index event is kept, the others are left out; on one day the site first by name wins.
 Tokens are dropped after use. What stays is which records are of one person, by pseudonyms of this study.

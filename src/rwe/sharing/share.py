@@ -250,7 +250,7 @@ def _outgoing(workspace: Workspace, study: Study, site: str, dates: Dates, cohor
 
 
 def _erased(workspace: Workspace, study: Study, site: str, patients: Collection[str]) -> dict[str, pa.Table]:
-    """The patients of earlier shares who were erased since, by shared pseudonym; no table where nobody was."""
+    """The patients of earlier shares who were erased since, by shared pseudonym; no table of nobody."""
     gone = erased_of(workspace, study.name, site)
     if gone & {*patients}:
         raise ShareError(

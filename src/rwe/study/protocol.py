@@ -181,7 +181,9 @@ class Protocol(Part):
             case GapChange():
                 return change.value == self.exposure.gap_days
             case GraceChange():
-                return change.value == self.strategies.treated.grace_days
+                tried = analysis_of(change.rule, self.analyses)
+                own = None if tried is None else tried.grace_days
+                return change.value == (self.strategies.treated.grace_days if own is None else own)
             case _:
                 return False
 
