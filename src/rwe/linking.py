@@ -1,6 +1,6 @@
 """Link tokens: that a patient was treated at two sites, without anybody learning who.
 
-The sites share a key that a hub of shares should not have. A token is an HMAC under it of what the site's settings name
+The sites share a key, which is not the hub's. A token is an HMAC under it of what the site's settings name
 (`link.inputs`), read from the landed Patient resources: names never enter the lake. Tokens stay at the site,
 in lake/_link, 0700. What is shared for a study is the token keyed once more for that study, so that two
 studies cannot be joined; it is dropped after use and is in no published database.
