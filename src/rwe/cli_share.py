@@ -154,15 +154,21 @@ def collect(
         try:
             results = take(opened, folders, studies)
         except PartlyCollectedError as e:
-            deed.counts = {r.site: r.patients for r in e.results}
+            deed.counts = _counts(e.results)
             _show_collected(e.results, removed=remove, as_json=as_json)
             for result in e.results if remove else ():
                 remove_arrived(result)
             raise
-        deed.counts = {r.site: r.patients for r in results}
+        deed.counts = _counts(results)
         for result in results if remove else ():
             remove_arrived(result)
     _show_collected(results, removed=remove, as_json=as_json)
+
+
+def _counts(results: Sequence[Collected]) -> dict[str, int]:
+    """Patients by site, for the audit log, and how many a site named as erased."""
+    erased = {f"{r.site} erased": r.erased for r in results if r.erased}
+    return {r.site: r.patients for r in results} | erased
 
 
 def _show_collected(results: Sequence[Collected], *, removed: bool, as_json: bool) -> None:

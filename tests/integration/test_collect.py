@@ -292,7 +292,7 @@ def test_nor_analysed_where_extraction_came_later(arrived: Arrived) -> None:
         ("survival", lambda t: t.assign(patient_id="Doe, John"), "no pseudonym"),
         ("survival", lambda t: pd.concat([t, t.head(1)]), "two rows"),
         ("covariate", lambda t: t.assign(value=float("inf")), "infinite"),
-        ("covariate", lambda t: t.assign(patient_id="0" * 32), "rows of nobody"),
+        ("covariate", lambda t: t.head(1).assign(patient_id="0" * 32), "rows of nobody"),
         ("covariate", lambda t: pd.concat([t, t.head(1).assign(value=1.0)]), "two rows of one covariate"),
         ("change", lambda t: _change(t, day=(3, 3)), "two rows of one covariate and day"),
         (

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pytest
 
+from rwe.analyse import analyse
+from rwe.evidence.contract import read_evidence
 from rwe.evidence.history import History, Look, Repeated
 from rwe.history.words import STEPS
 from rwe.report import render_report
 from rwe.report.figures import RULE, new_figure
 from rwe.report.history import _draw_sequence, _scale
+from tests.integration.cohort_nights import people
 from tests.unit import evidence_example as example
+from tests.unit.history_tables import Nights, tables
 from tests.unit.test_report_page import Page
 
 
@@ -60,6 +65,15 @@ def test_a_sequence_without_any_limit_is_every_hazard_ratio_and_not_none() -> No
     assert band(look(has_sequence=False)) == []
     assert band(look(has_sequence=True, always_low=0.6)) == pytest.approx([scale.y(scale.high), scale.y(0.6)])
     assert band(look(always_high=1.5)) == pytest.approx([scale.y(1.5), scale.y(scale.low)])  # as told of old
+
+
+def test_a_look_says_whether_it_has_a_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights = Nights(tmp_path, monkeypatch)
+    nights.now = tables(people(40))
+    told = read_evidence(analyse(nights.workspace, nights.study).path).history
+    assert told is not None
+    assert told.repeated is not None
+    assert told.looks[-1].has_sequence
 
 
 def page(**values: Any) -> str:

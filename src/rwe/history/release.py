@@ -202,7 +202,7 @@ def shortfall(workspace: Workspace, study: str, now: Ledger, earlier: Sequence[E
     found = [Shortfall(None, None, len(now.survival), int(now.survival["is_event"].sum()), *minima)]
     for then in earlier:
         found.append(Shortfall(then.release, then.study, *new_since(then.ledger, now), *minima))
-    return min(found, key=lambda s: (not s.is_missing, s.study not in (None, study), *s.new))
+    return min(found, key=lambda s: (not s.is_missing, *s.new, s.study not in (None, study)))
 
 
 def new_since(then: Ledger, now: Ledger) -> tuple[int, int]:
