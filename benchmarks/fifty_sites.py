@@ -1,6 +1,6 @@
 """One worker host drives many sandbox sites: time, memory and requests of its nights.
 
-    .venv/bin/python benchmarks/fifty_sites.py [--sites 50] [--patients 30] [--at-once 8] [--latency 0.05]
+    .venv/bin/python benchmarks/fifty_sites.py [--sites 50] [--patients 20] [--at-once 8] [--latency 0.05]
 
 The hospitals serve on loopback, ten in each of a few processes, and wait so long before each answer. A night
 is a process a site, as a Prefect process pool runs them, so many at once. Printed for the first night and for
@@ -194,7 +194,7 @@ def _share(left: Night, right: Night) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sites", type=int, default=50)
-    parser.add_argument("--patients", type=int, default=30, help="eligible ones, of each site")
+    parser.add_argument("--patients", type=int, default=20, help="eligible ones, of each site")
     parser.add_argument("--at-once", type=int, default=8, help="sites at once")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
     parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)

@@ -22,8 +22,8 @@ from rwe.evidence.contract import Curve, CurvePoint, Estimate, Evidence, read_ev
 from rwe.evidence.numbers import FEW, Number, numbers_that_leave
 from rwe.evidence.outward import outward
 from rwe.evidence.outward_estimates import TOO_FEW, TOO_NEAR
-from rwe.history.ledger import read_release_ledger
-from rwe.history.release import Released, new_since, release
+from rwe.history.ledger import WhatLeft, read_release_ledger
+from rwe.history.release import Earlier, Released, new_since, release, too_near
 from rwe.report.page import render_report
 from rwe.sharing.files import shared_pseudonym
 from rwe.small_cells import midpoint_6
@@ -96,10 +96,10 @@ def test_nor_is_one_of_which_the_process_was_killed(nights: Nights, monkeypatch:
 def test_the_same_patients_under_another_name_of_the_study_are_refused(nights: Nights) -> None:
     released(nights, FIRST[:20])
     again = renamed(nights, "second_name")
-    with pytest.raises(EvidenceError, match=f"0 patients .* since release .* of study {STUDY}"):
+    with pytest.raises(EvidenceError, match=rf"0 patients .* since release .* of study {STUDY}"):
         released(nights, FIRST[:19], again)
     assert released(nights, FIRST, again, apart=True).number == 1, "who says it is believed"
-    with pytest.raises(EvidenceError, match="1 patient and 1 event .* of study second_name"):
+    with pytest.raises(EvidenceError, match=r"1 patient and 1 event .* of study second_name"):
         released(nights, [*FIRST, ONE])
 
 
@@ -204,6 +204,42 @@ def test_a_landmark_moved_by_a_day_is_no_way_round(nights: Nights) -> None:
     asking_at_a_landmark(nights, day=91)
     second = evidence_of(released(nights, [*FIRST, *grown_outside(90), replace(ONE, start=20)]))
     assert landmark(second) == []
+
+
+@pytest.mark.parametrize(
+    ("n", "events", "value", "detail", "protocol", "is_withheld"),
+    [
+        (50, 25, "new", "day 90", "p1", False),
+        (49, 25, "new", "day 90", "p1", True),
+        (50, 24, "new", "day 90", "p1", True),
+        (40, 20, "then", "day 90", "p1", False),  # exactly as it was
+        (40, 20, "corrected", "day 90", "p1", True),
+        (30, 15, "other", "day 180", "p1", False),  # compared with itself, which had 20 and 10
+        (30, 15, "other", "day 180", "p2", True),  # another protocol: with all of its kind
+        (41, 21, "new", "day 91", "p1", True),  # nothing to compare with itself: with all of its kind
+    ],
+)
+def test_a_number_is_held_against_those_it_may_be_subtracted_from(
+    nights: Nights, n: int, events: int, value: str, detail: str, protocol: str, is_withheld: bool
+) -> None:
+    then = (Number("k", "day 90", 40, 20, "then"), Number("k", "day 180", 20, 10, "then"))
+    kept = replace(ledger(FIRST), left=WhatLeft("p1", then))
+    number = Number("k", detail, n, events, value)
+    found = too_near(nights.workspace, [number], protocol, [Earlier(STUDY, "r1", kept)])
+    assert (number in found) == is_withheld
+    other = replace(number, kind="another analysis")
+    assert not too_near(nights.workspace, [other], protocol, [Earlier(STUDY, "r1", kept)])
+
+
+def test_a_release_of_an_older_rwe_counts_with_its_whole_cohort(nights: Nights) -> None:
+    """It did not keep what its numbers were made of: of all 40 at most."""
+    died = sum(p.died is not None for p in FIRST)
+    sizes = [(50, died + 5), (49, died + 5), (50, died + 4)]
+    found = [
+        bool(too_near(nights.workspace, [Number("k", "", *s, "")], "p", [Earlier(STUDY, "r", ledger(FIRST))]))
+        for s in sizes
+    ]
+    assert found == [False, True, True]
 
 
 def test_the_looks_do_not_tell_what_the_estimates_withhold() -> None:

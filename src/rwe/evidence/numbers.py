@@ -144,7 +144,7 @@ def number_of(e: Estimate) -> Number:
         n, events = min(n, e.n_by_strategy.get(arm, n)), min(events, e.events_by_strategy.get(arm, events))
     of = "of an arm" if e.contrast.reference is None else "of a contrast"
     exact = (e.estimate, e.se, e.ci_low, e.ci_high, e.p_value)
-    detail = f"{e.contrast.model_dump_json()} {e.parameters.model_dump_json()} {e.variance_method}"
+    detail = f"{e.contrast.model_dump_json()} {e.parameters.model_dump_json()}"
     return Number(f"{e.analysis} {e.estimand} {of}", detail, n, events, _hash(exact))
 
 

@@ -238,10 +238,8 @@ def too_near(
     """
     asked = workspace.settings.release
 
-    def is_near(number: Number, then: WhatLeft) -> bool:
-        is_same = then.protocol_sha256 == protocol_sha256
-        others = [o for o in then.numbers if o.kind == number.kind]
-        others = [o for o in others if o.detail == number.detail] if is_same else others
+    def is_near(number: Number, then: Earlier) -> bool:
+        others = _like(number, then, protocol_sha256)
         if any((o.n, o.events, o.value) == (number.n, number.events, number.value) for o in others):
             return False
         return any(
@@ -249,8 +247,17 @@ def too_near(
             for o in others
         )
 
-    left = [e.ledger.left for e in earlier if e.ledger.left is not None]
-    return frozenset(n for n in numbers if any(is_near(n, then) for then in left))
+    return frozenset(n for n in numbers if any(is_near(n, then) for then in earlier))
+
+
+def _like(number: Number, then: Earlier, protocol_sha256: str) -> list[Number]:
+    """The numbers of an earlier release that one of now may be subtracted from."""
+    left, who = then.ledger.left, then.ledger.survival
+    if left is None:  # of an older rwe: any number was of the whole cohort at most
+        return [Number(number.kind, "", len(who), int(who["is_event"].sum()), "")]
+    kind = [o for o in left.numbers if o.kind == number.kind]
+    same = [o for o in kind if o.detail == number.detail]
+    return same if same and left.protocol_sha256 == protocol_sha256 else kind
 
 
 def _write(
