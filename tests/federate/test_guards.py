@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
 
+from rwe.analyse.read import StudyTables
+from rwe.config import Workspace
 from rwe.errors import EvidenceError, PartialError, UsageError
 from rwe.federate import guards, hub, site
 from rwe.federate.documents import (
@@ -21,7 +26,9 @@ from rwe.federate.documents import (
 )
 from rwe.federate.guards import RefusedError
 from rwe.federate.ledger import Headcount
+from rwe.federate.site import own_tables
 from rwe.identity import SignatureError, read_identity
+from rwe.study import Study
 from tests.federate.attacking import (
     answer_file,
     begun,
@@ -187,6 +194,34 @@ def test_both_minima_hold_against_every_earlier_refresh(
                 rows_kind=rows_kind,
                 apart=False,
             )
+
+
+def test_ten_who_are_new_and_died_before_the_landmark_do_not_let_one_more_through(
+    hospitals: Hospitals, post: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten deaths within 30 days and one more patient: the difference at day 90 would be that one's."""
+    made, arrived = hospitals, 0
+
+    def tonight(workspace: Workspace, study: Study, progress: object = None) -> StudyTables:
+        tables = own_tables(workspace, study)
+        early = tables.survival.iloc[:arrived].assign(
+            patient_id=[f"new{n}" for n in range(arrived)], time_days=20, is_event=True, start_day=np.nan
+        )
+        return replace(
+            tables,
+            survival=pd.concat([tables.survival, early], ignore_index=True),
+            covariates=pd.concat([tables.covariates, tables.covariates.iloc[:arrived]], ignore_index=True),
+        )
+
+    monkeypatch.setattr(site, "own_tables", tonight)
+    approve_everywhere(made, THREE, "other_models")
+    study = made.study("hub", "other_models")
+    first = hub.init(made.workspace("hub"), study, THREE, post, analysis=2, landmark_day=90)
+    site.answer(made.workspace("siteA"), first.path, post)
+    arrived = 10
+    again = hub.init(made.workspace("hub"), study, THREE, post, analysis=2, landmark_day=90)
+    told = refused(made, again.path, post)
+    assert "too little is new among the rows of the model at this site since refresh" in told
 
 
 def test_an_entry_that_does_not_say_who_was_in_its_model_counts_with_its_cohort(

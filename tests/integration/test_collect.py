@@ -8,82 +8,45 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
-from typer.testing import CliRunner
 
-from rwe.analyse import analyse
 from rwe.analyse.refresh import study_tables
-from rwe.cli import app
-from rwe.config import Workspace, open_workspace
+from rwe.config import open_workspace
 from rwe.errors import RweError, UsageError
-from rwe.identity import SignatureError, make_identity, read_identity
+from rwe.identity import SignatureError
 from rwe.intake import import_folder
-from rwe.keeping.erase import erase
 from rwe.linking import read_tokens
 from rwe.sharing.collect import PartlyCollectedError, collect, of_other_protocols, read_collected
-from rwe.sharing.frames import ShareError, from_parquet, laid_out, schema, to_parquet
-from rwe.sharing.manifest import Manifest, TableEntry, read_manifest, write_manifest
-from rwe.sharing.share import outgoing
+from rwe.sharing.frames import ShareError, from_parquet, schema, to_parquet
+from rwe.sharing.manifest import read_manifest
 from rwe.study import load_studies
 from rwe.warehouse.build import build
-from tests.integration.sharing import CASE, Network, share_all, three_sites, trust, with_settings, workspace
+from tests.integration.sharing import (
+    CASE,
+    Arrived,
+    Network,
+    arrived_at,
+    flip,
+    linked_hospitals,
+    rwe,
+    share_all,
+    three_sites,
+    trust,
+    with_settings,
+    workspace,
+)
 
 
 @pytest.fixture(scope="module")
 def linked(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """Two hospitals with one link key. Three patients of site D were treated at `north` as well, 40 days
-    later; everybody's records are kept under other ids there."""
-    folder = tmp_path_factory.mktemp("linked")
-    key = folder / "link.key"
-    key.write_text(os.urandom(32).hex())
-    key.chmod(0o600)
-    sites = {}
-    for name in ("north", "siteD"):
-        made = workspace(folder, name)
-        import_folder(made, _handed_over(folder / f"handed-{name}", copies=3 if name == "north" else 0), name)
-        link = f"{name}:\n    link: {{key_file: {key}, inputs: [birth_date, gender, family]}}"
-        made = sites[name] = with_settings(open_workspace(made.root), f"{name}: {{}}", link)
-        build(made, load_studies(made.studies))
-        make_identity(made)
-    shares = {n: share_all(w, folder / "outbox") for n, w in sites.items()}
-    return Network(folder, sites, shares)
-
-
-def _handed_over(folder: Path, *, copies: int) -> Path:
-    """Site D's records with family names; with `copies`, of so many patients only, 40 days later."""
-    folder.mkdir()
-    patients = [json.loads(t) for t in (CASE / "fhir/siteD/Patient.ndjson").read_text().splitlines()]
-    chosen = [p["id"] for p in patients][: copies or None]
-    for source in (CASE / "fhir/siteD").glob("*.ndjson"):
-        lines = []
-        for text in source.read_text().splitlines():
-            if not any(f"{i}" in text for i in chosen):
-                continue
-            record = json.loads(text)
-            if record["resourceType"] == "Patient":
-                record["name"] = [{"family": f"Family{chr(65 + chosen.index(record['id']))}"}]
-            changed = json.dumps(record)
-            if copies:
-                born = record.get("birthDate", "")
-                changed = re.sub(r"\d{4}-\d{2}-\d{2}", lambda m, born=born: _later(m[0], born), changed)
-                changed = changed.replace("SD", "NORTH")
-            lines.append(changed)
-        (folder / source.name).write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def _later(day: str, unmoved: str) -> str:
-    return day if day == unmoved else (date.fromisoformat(day) + timedelta(days=40)).isoformat()
+    return linked_hospitals(tmp_path_factory.mktemp("linked"))
 
 
 def test_patients_of_two_sites_count_once_by_their_first_index_event(linked: Network, tmp_path: Path) -> None:
@@ -167,33 +130,9 @@ def test_a_site_that_shares_again_is_linked_with_what_is_known(linked: Network, 
 # What is taken
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A share of site D in a folder of its own, and a hub that trusts site D."""
-
-    hub: Workspace
-    site: Workspace
-    path: Path
-
-    def take(self) -> object:
-        return collect(self.hub, [self.path], load_studies(self.hub.studies))
-
-    def resign(self, **changes: Any) -> None:
-        """As site D itself would sign it, with another manifest."""
-        old = read_manifest((self.path / "manifest.json").read_bytes(), "")
-        new: Manifest = msgspec.structs.replace(old, **changes)
-        content, signature = write_manifest(new, read_identity(self.site))
-        (self.path / "manifest.json").write_bytes(content)
-        (self.path / "manifest.sig").write_bytes(signature)
-
-
 @pytest.fixture
 def arrived(linked: Network, tmp_path: Path) -> Arrived:
-    hub = linked.hub(tmp_path, ())
-    trust(hub, "siteD", linked.sites["siteD"])
-    path = tmp_path / "inbox" / linked.shares["siteD"].name
-    shutil.copytree(linked.shares["siteD"], path)
-    return Arrived(hub, linked.sites["siteD"], path)
+    return arrived_at(linked.hub(tmp_path, ()), linked, tmp_path)
 
 
 def test_an_untouched_share_is_taken_once(arrived: Arrived) -> None:
@@ -211,12 +150,6 @@ def _change(table: pd.DataFrame, day: tuple[int, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"day": "int32"})[list(table.columns)]
 
 
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
 def _rewrite(path: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> bytes:
     table = pq.read_table(path / f"{name}.parquet")
     changed = pa.Table.from_pandas(change(table.to_pandas()), preserve_index=False)
@@ -228,7 +161,7 @@ def _rewrite(path: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFram
 
 
 def test_a_changed_table_is_refused(arrived: Arrived) -> None:
-    _flip(arrived.path / "survival.parquet")
+    flip(arrived.path / "survival.parquet")
     with pytest.raises(ShareError, match="not the file that was signed"):
         arrived.take()
 
@@ -337,7 +270,7 @@ def test_the_good_ones_are_taken_and_the_others_named(arrived: Arrived, linked: 
     trust(arrived.hub, "north", linked.sites["north"])
     bad = arrived.path.with_name("share=bad")
     shutil.copytree(linked.shares["north"], bad)
-    _flip(bad / "survival.parquet")
+    flip(bad / "survival.parquet")
     with pytest.raises(PartlyCollectedError, match="share=bad") as caught:
         collect(arrived.hub, [arrived.path.parent], load_studies(arrived.hub.studies))
     assert [r.site for r in caught.value.results] == ["siteD"]
@@ -345,7 +278,7 @@ def test_the_good_ones_are_taken_and_the_others_named(arrived: Arrived, linked: 
 
 def test_a_kept_share_that_was_altered_is_noticed(arrived: Arrived) -> None:
     arrived.take()
-    _flip(arrived.hub.root / "shared" / "study=three_sites" / "site=siteD" / "survival.parquet")
+    flip(arrived.hub.root / "shared" / "study=three_sites" / "site=siteD" / "survival.parquet")
     with pytest.raises(ShareError, match="not as it was collected"):
         read_collected(arrived.hub, three_sites(arrived.hub))
 
@@ -369,28 +302,20 @@ def test_an_encrypted_hub_keeps_shares_sealed(linked: Network, tmp_path: Path) -
 def test_the_command_line_shares_and_collects(linked: Network, tmp_path: Path) -> None:
     site, hub = linked.sites["siteD"].root, workspace(tmp_path, "hub").root
     document = tmp_path / "siteD.json"
-    shown = _rwe("keys", "show", "--out", document, "-w", site)
+    shown = rwe("keys", "show", "--out", document, "-w", site)
     fingerprint = shown.split("Fingerprint:")[1].split("\n")[0].strip()
     with pytest.raises(UsageError, match="fingerprint"):
-        _rwe("keys", "pin", "siteD", document, "--fingerprint", "0" * 32, "-w", hub)
-    _rwe("keys", "pin", "siteD", document, "--fingerprint", fingerprint, "-w", hub)
-    told = _rwe("share", "three_sites", "--to", tmp_path / "out", "--dry-run", "-w", site)
+        rwe("keys", "pin", "siteD", document, "--fingerprint", "0" * 32, "-w", hub)
+    rwe("keys", "pin", "siteD", document, "--fingerprint", fingerprint, "-w", hub)
+    told = rwe("share", "three_sites", "--to", tmp_path / "out", "--dry-run", "-w", site)
     assert "No date leaves" in told
     assert not (tmp_path / "out").exists()
-    _rwe("share", "three_sites", "--to", tmp_path / "out", "-w", site)
-    assert "12 patients" in _rwe("collect", tmp_path / "out", "-w", hub)
+    rwe("share", "three_sites", "--to", tmp_path / "out", "-w", site)
+    assert "12 patients" in rwe("collect", tmp_path / "out", "-w", hub)
     log = [json.loads(line) for line in (site / "audit.ndjson").read_text().splitlines()]
     assert ("share --dates anchored", "siteD", "three_sites") in {
         (e["command"], e["site"], e["study"]) for e in log
     }
-
-
-def _rwe(*words: object) -> str:
-    """What a command says; an error is raised, as the entry point gets it."""
-    done = CliRunner().invoke(app, [str(w) for w in words], standalone_mode=False)
-    if done.exception is not None:
-        raise done.exception
-    return done.output
 
 
 def test_a_killed_collection_leaves_the_share_of_before(arrived: Arrived) -> None:
@@ -418,132 +343,6 @@ def test_a_covariate_may_change_before_index_and_on_two_days(arrived: Arrived) -
     changes = pa.Table.from_pandas(_change(table, day=(-30, 4)), preserve_index=False)
     found = from_parquet("change", to_parquet(changes.cast(schema("change"))), "")
     assert found["day"].to_pylist() == [-30, 4]
-
-
-# Who was erased at a site
-
-
-def _holding(root: Path, pseudonym: str) -> list[str]:
-    """The files of a workspace that hold a pseudonym, whatever they are packed with."""
-    found = []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        if path.name.endswith(".zst"):
-            content = zstandard.ZstdDecompressor().decompress(content)
-        elif path.suffix == ".parquet":
-            content = str(pq.read_table(path).to_pydict()).encode()
-        if pseudonym.encode() in content:
-            found.append(path.name)
-    return found
-
-
-def _erasing(linked: Network, tmp_path: Path) -> Workspace:
-    """Site D's workspace again, with a list of the erased of its own."""
-    shutil.copytree(linked.sites["siteD"].root, tmp_path / "siteD")
-    path = tmp_path / "siteD" / "rwe.yaml"
-    text = path.read_text()
-    listed = f"pseudonyms:\n  blocklist_key_file: {tmp_path / 'siteD-blocklist.key'}"
-    assert text.count("pseudonyms:") == 1
-    path.write_text(text.replace("pseudonyms:", listed))
-    return open_workspace(path.parent)
-
-
-def test_a_patient_erased_at_a_site_is_erased_at_the_hub(linked: Network, tmp_path: Path) -> None:
-    """One who was treated at north, too: out of the share, the ledgers, the bundles and who is one person."""
-    hub = linked.hub(tmp_path, ("north", "siteD"))
-    study = three_sites(hub)
-    analyse(hub, study)
-    site = _erasing(linked, tmp_path)
-    first = json.loads((CASE / "fhir/siteD/Patient.ndjson").read_text().splitlines()[0])["id"]
-    erase(site, "siteD", load_studies(site.studies), patient_ids=[first])
-    going = outgoing(site, three_sites(site))
-    assert going[0].patients == 11
-    again = share_all(site, tmp_path / "again")
-    (gone,) = pq.read_table(again / "erased.parquet")["patient_id"].to_pylist()
-    assert gone in pq.read_table(linked.shares["siteD"] / "survival.parquet")["patient_id"].to_pylist()
-
-    held = _holding(hub.root, gone)
-    assert "links.json" in held
-    assert "survival.parquet" in held
-    assert any(name.endswith(".json.zst") for name in held)
-    kept = hub.root / "shared" / "study=three_sites" / "site=siteD"
-    shutil.copytree(kept, tmp_path / "backup")
-    (hub.evidence / "three_sites" / "r" / "reproduce").mkdir(parents=True)
-
-    (taken,) = collect(hub, [again], load_studies(hub.studies))
-    assert (taken.patients, taken.erased) == (11, 1)
-    assert _holding(hub.root, gone) == []
-    assert not list(hub.evidence.glob("*/*/reproduce"))
-    tables = study_tables(hub, study)
-    assert tables.survival["site"].value_counts().to_dict() == {"siteD": 11, "north": 1}
-    third = share_all(site, tmp_path / "third")  # a hub may have missed the one before
-    assert pq.read_table(third / "erased.parquet")["patient_id"].to_pylist() == [gone]
-
-    shutil.rmtree(kept)
-    with pytest.raises(ShareError, match="a patient who was erased since"):
-        collect(hub, [linked.shares["siteD"]], load_studies(hub.studies))
-    shutil.copytree(tmp_path / "backup", kept)
-    with pytest.raises(ShareError, match="a patient who was erased since"):
-        read_collected(hub, study)
-
-
-def test_who_was_erased_before_the_first_share_is_not_named(linked: Network, tmp_path: Path) -> None:
-    site = _erasing(linked, tmp_path)
-    shutil.rmtree(site.private / "shared")  # as if nothing had been shared yet
-    first = json.loads((CASE / "fhir/siteD/Patient.ndjson").read_text().splitlines()[0])["id"]
-    erase(site, "siteD", load_studies(site.studies), patient_ids=[first])
-    path = share_all(site, tmp_path / "out")
-    assert not (path / "erased.parquet").exists()
-    assert (site.private / "shared" / "three_sites.siteD").stat().st_mode & 0o777 == 0o600
-
-
-def test_who_is_named_as_erased_cannot_be_in_the_share(arrived: Arrived) -> None:
-    patients = pq.read_table(arrived.path / "survival.parquet")["patient_id"]
-    raw = to_parquet(laid_out("erased", pa.table({"patient_id": patients[:1]})))
-    (arrived.path / "erased.parquet").write_bytes(raw)
-    old = read_manifest((arrived.path / "manifest.json").read_bytes(), "")
-    arrived.resign(
-        tables={**old.tables, "erased": TableEntry(rows=1, sha256=hashlib.sha256(raw).hexdigest())}
-    )
-    with pytest.raises(ShareError, match="erased is in the table survival"):
-        arrived.take()
-
-
-# What stays behind
-
-
-def test_what_arrived_is_named_and_removed_when_asked(arrived: Arrived) -> None:
-    said = " ".join(_rwe("collect", arrived.path.parent, "-w", arrived.hub.root).split())
-    assert "Delete what arrived (--remove does): rows of patients, link tokens too" in said
-    assert (arrived.path / "link.parquet").exists()
-    said = _rwe("collect", arrived.path.parent, "--remove", "-w", arrived.hub.root)
-    assert "Delete what arrived" not in said
-    assert list(arrived.path.parent.iterdir()) == []
-
-
-def test_a_share_that_is_refused_is_not_removed(arrived: Arrived) -> None:
-    _flip(arrived.path / "survival.parquet")
-    with pytest.raises(ShareError):
-        _rwe("collect", arrived.path.parent, "--remove", "-w", arrived.hub.root)
-    assert (arrived.path / "manifest.json").exists()
-
-
-def test_a_hub_with_the_link_key_is_told_what_it_could_do(arrived: Arrived, linked: Network) -> None:
-    """It could try names against the tokens of an anchored share, and so learn index dates."""
-    hub = arrived.hub
-    (before,) = collect(hub, [arrived.path], load_studies(hub.studies))
-    assert before.warning is None
-    import_folder(hub, linked.folder / "handed-north", "north")
-    link = re.search(r"    link: .*", (linked.sites["north"].root / "rwe.yaml").read_text())
-    assert link is not None
-    hub = with_settings(open_workspace(hub.root), "north: {}", f"north:\n{link[0]}")
-    (after,) = collect(hub, [arrived.path], load_studies(hub.studies))
-    assert after.warning is not None
-    assert "whoever has it can try names" in after.warning
-    build(hub, load_studies(hub.studies))
-    pooling = study_tables(hub, three_sites(hub)).pooling
-    assert pooling is not None
-    assert [n for n in pooling.notes if "against the tokens of siteD" in n]
 
 
 def test_errors_are_sentences(arrived: Arrived) -> None:

@@ -85,7 +85,8 @@ def cox(evidence: Evidence, *, ties: str, site: str | None = None, stratified: b
     (found,) = [
         e
         for e in evidence.estimates
-        if (e.site, e.parameters.ties, bool(e.parameters.stratified_by)) == (site, ties, stratified)
+        if e.analysis == "time_dependent_cox"
+        and (e.site, e.parameters.ties, bool(e.parameters.stratified_by)) == (site, ties, stratified)
     ]
     return found
 

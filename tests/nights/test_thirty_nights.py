@@ -262,7 +262,7 @@ def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "calendar",
     [
-        pytest.param(THREE, id="three"),
+        pytest.param(THREE, id="three", marks=pytest.mark.timeout(900)),
         pytest.param(THIRTY, id="thirty", marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
     ],
 )

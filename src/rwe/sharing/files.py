@@ -17,8 +17,8 @@ def shared_pseudonym(workspace: Workspace, study: str, site: str) -> Callable[[s
     """A function from the site's own pseudonyms to those of the shares of the study with this name.
 
     The same each time, another for another study, not to be turned back without the site's key. The protocol
-    is no part of it: with each change of it everybody would be new to the hub, and nothing would show that its
-    next release is of the same patients less one.
+    is no part of it: with each change everybody would be new to the hub, and nothing would show that its next
+    release is of the same patients less one.
     """
     purpose = f"rwe share|{study}|{site}".encode()
     key = hmac.digest(workspace.pseudonym_key(), purpose, "sha256")
