@@ -257,13 +257,16 @@ def test_ctrl_c_ends_a_query_and_leaves_no_file(target: Target, tmp_path: Path) 
     out = tmp_path / "out.csv"
     endless = "select a.range + b.range as n from range(10000000) as a, range(10000000) as b"
     with started("-c", endless, "--database", target.path, "--out", out) as process:
-        deadline = time.monotonic() + 60
-        while not any(p.stat().st_size > 100_000 for p in tmp_path.iterdir()):  # rows flow
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        try:
+            deadline = time.monotonic() + 60
+            while not any(p.stat().st_size > 100_000 for p in tmp_path.iterdir()):  # rows flow
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else it would fill the disk
     assert process.returncode == 130
     assert told.decode().strip() == "rwe: Stopped; what was complete is kept."
     assert list(tmp_path.iterdir()) == []
