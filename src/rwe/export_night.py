@@ -171,9 +171,10 @@ class _Catch:
         return self._landed[resource_type]
 
     def linked(self, patients: Collection[str]) -> set[str]:
-        """Those whom the cohort's patients were merged with, and of whom nothing is known."""
+        """Those whom patients that came were merged with, and who did not come: they are not of the
+        Group, say, so that no export tells what changed of them."""
         ours = {p for p in self._links if p in patients or self.is_known(p)}
-        return {p for one in ours for p in self._links[one] if p not in ours and not self.is_known(p)}
+        return {p for one in ours for p in self._links[one] if p not in ours}
 
 
 @dataclass(frozen=True)
