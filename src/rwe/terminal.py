@@ -171,14 +171,18 @@ def _words_of(estimate: Estimate) -> list[str]:
 
 
 def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None) -> Table:
-    """All hazard ratios: the primary one bold, the biased one marked.
+    """All hazard ratios under the protocol's own rules: the primary one bold, the biased one marked.
 
     A known truth is conditional on what the primary analysis adjusts for: it stands only beside
     time-dependent estimates that adjust for the same.
     """
-    estimates = [e for e in estimates if e.estimand == "hazard_ratio"]
+    ratios = [e for e in estimates if e.estimand == "hazard_ratio"]
+    estimates = [e for e in ratios if e.parameters.variant is None]
     primary = next((e for e in estimates if e.role == "primary" and e.site is None), None)
     table = Table(box=None, pad_edge=False, header_style="bold")
+    if others := len(ratios) - len(estimates):
+        table.caption = f"{others} more under other rules: see the report."
+        table.caption_justify = "left"
     table.add_column("Estimate")
     for name in ("n", "events", "HR", "95 % CI"):
         table.add_column(name, justify="right", no_wrap=True)
