@@ -123,6 +123,7 @@ class FastReader:
         part = self._folder / name
         connection = self._open(part)
         create_macros(connection, self._context.zone)
+        connection.execute("set preserve_insertion_order = false")  # else it waits for rows, and holds them
         try:
             with _Pipe(lines, self._careful.step.advance) as source:
                 try:
