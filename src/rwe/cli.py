@@ -237,6 +237,8 @@ def analyse(
         terminal.say(terminal.out, f"Evidence: {result.path}")
         return
     terminal.out.print(terminal.hazard_ratio_table(result.evidence.estimates))
+    if result.evidence.is_made_up:
+        terminal.say(terminal.out, "The patients are made up (`patients` in rwe.yaml): this is no evidence.")
     cli_show.notes(result.evidence.warnings)
     terminal.say(terminal.out, result.note)
     terminal.say(terminal.out, f"Evidence: {result.path}")
@@ -315,14 +317,19 @@ def demo(
     serve: Annotated[
         bool, typer.Option("--serve", help="Keep the hospitals up, to try other commands.")
     ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Delete also what the demo before did not write.")
+    ] = False,
 ) -> None:
     """Three synthetic hospitals with a known truth, the whole way, and a report to open.
+
+    A second time it makes its folder anew; it refuses where something else was put there, as a study of yours.
 
     Example: rwe demo --serve
     """
     from rwe.demo import run_demo
 
-    run_demo(folder, patients=patients, seed=seed, serve=serve)
+    run_demo(folder, patients=patients, seed=seed, serve=serve, anew=anew)
 
 
 app.command("import-deaths")(import_deaths)

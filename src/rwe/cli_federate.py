@@ -191,7 +191,7 @@ def federate_combine(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hub: add the sites' answers; write the next request, or the result.
+    """Hub: add the sites' answers; write the next request, or the result with a page to read it on.
 
     Example: rwe federate combine 20261122T030000Z-0123456789abcdef --from inbox --to outbox
     """
@@ -203,14 +203,34 @@ def federate_combine(
         deed.run = refresh
         found = hub.combine(opened, refresh, answers, to)
         deed.counts = {"steps": found.steps} if isinstance(found, FederatedResult) else {"step": found.step}
+    page = _write_page(opened, found, to) if isinstance(found, FederatedResult) else None
     if as_json:
         next_file = None if isinstance(found, FederatedResult) else found.path
-        cli_show.as_json({"is_result": next_file is None, "next": next_file})
+        cli_show.as_json({"is_result": next_file is None, "next": next_file, "page": page})
     elif isinstance(found, FederatedResult):
         _show_result(found)
         terminal.say(terminal.out, f"Result: {to / f'{found.study}.{refresh}.result.json'}")
+        if page is None:
+            terminal.say(terminal.out, "Note: the protocol changed since, so there is no page of this result")
+        else:
+            terminal.say(terminal.out, f"Page: {page}")
     else:
         _say_asked(found)
+
+
+def _write_page(opened: Workspace, found: FederatedResult, to: Path) -> Path | None:
+    """None where the protocol is another one by now: the page would explain what nobody asked about."""
+    from rwe.evidence.federated import read_estimate
+    from rwe.federate import hub
+    from rwe.report.federated_page import write_federated
+
+    estimate = read_estimate(hub.hub_folder(opened) / found.refresh)
+    study = hub.study_asked(opened, found)
+    if estimate is None or study is None:
+        return None
+    path = to / f"{found.study}.{found.refresh}.result.html"
+    write_federated(estimate, study, path)
+    return path
 
 
 def _say_asked(asked: Asked) -> None:

@@ -21,6 +21,7 @@ from rwe.study import load_studies
 from rwe.wording import counted
 
 if TYPE_CHECKING:
+    from rwe.config import Workspace
     from rwe.keeping.erase import Erased
 
 keep_app = typer.Typer()
@@ -38,9 +39,13 @@ def erase(
     pseudonym: Annotated[
         list[str] | None, typer.Option("--pseudonym", help="A patient's pseudonym; may repeat.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would go; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for a script.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Erase patients everywhere in the workspace, for good: they are not landed again.
+    """Erase patients everywhere in the workspace, for good: they are not landed again. Asks before.
+
+    Example: rwe erase --site charite --patient-file withdrawn.txt --dry-run
 
     Example: rwe erase --site charite --patient-file withdrawn.txt
     """
@@ -49,6 +54,13 @@ def erase(
     opened = open_chosen(workspace)
     opened.site(site)
     ids = _read_ids(patient_file) if patient_file else []
+    if not ids and not pseudonym:
+        raise UsageError("nobody is named", advice="give --patient-file or --pseudonym")
+    if dry_run:
+        _count_erasure(opened, site, ids, pseudonym or [])
+        return
+    if not yes:
+        _ask_to_erase(site, len({*ids, *(pseudonym or ())}))
     with audited(opened, "erase", site=site) as deed:
         with terminal.progress_bars() as bars:
             found = erase_patients(
@@ -67,6 +79,42 @@ def erase(
                 where=str(opened.root),
                 advice="take the lines out of the files listed above, and run it again",
             )
+
+
+def _ask_to_erase(site: str, named: int) -> None:
+    """Raises UsageError where nobody can answer, typer.Abort where the answer is no."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "patients are erased for good, so it is asked before, and nobody is here to answer",
+            where=f"site {site}",
+            advice="count with --dry-run what would go, then repeat the command with --yes",
+        )
+    who = counted(named, "patient")
+    typer.confirm(f"Erase {who} of {site} for good, and every build made before?", abort=True)
+
+
+def _count_erasure(opened: Workspace, site: str, ids: list[str], pseudonyms: list[str]) -> None:
+    from rwe.keeping.erase import would_erase
+
+    with audited(opened, "erase --dry-run", site=site) as deed:
+        found = would_erase(opened, site, patient_ids=ids, pseudonyms=pseudonyms)
+        deed.counts = {"patients": found.patients, "lines": sum(found.lines.values()), "rows": found.rows}
+    lines, runs = counted(sum(found.lines.values()), "line"), counted(found.runs, "run")
+    who = counted(found.patients, "patient")
+    if not found.was_found:
+        told = "nothing of them is landed here" if found.knows_ids else "nothing of that pseudonym is here"
+        terminal.say(terminal.out, f"{who} of {site}: {told}. Erasing keeps them from landing.")
+    else:
+        blanked = f", {counted(found.blanked, 'reference')} in records of others" if found.blanked else ""
+        rows = f", {counted(found.rows, 'row')} of the lake alone" if found.rows else ""
+        terminal.say(terminal.out, f"{who} of {site}: {lines} of {runs} would go{blanked}{rows}.")
+        for kind, n in found.lines.items():
+            terminal.say(terminal.out, f"  {kind}: {n:,}")
+    if found.builds:
+        terminal.say(terminal.out, f"{counted(found.builds, 'kept build')} would go, and a new one be made.")
+    for path in found.backups:
+        terminal.say(terminal.out, f"Note: a backup made before may hold them: {path}")
+    terminal.say(terminal.out, "Nothing was changed.")
 
 
 def _show_erased(found: Erased) -> None:

@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rwe.crypt import Cipher
 from rwe.errors import ConfigError
 from rwe.federate.settings import Federation
+from rwe.near import fields_at, nearest
 from rwe.schedule_settings import Schedule
 from rwe.scratch import locked
 from rwe.settings_template import TEMPLATE
@@ -114,6 +115,9 @@ class Settings(Part):
     pseudonyms: Pseudonyms
     encryption: Encryption | None = Field(
         default=None, description="With a key, landing, lake and quarantine are encrypted at rest."
+    )
+    patients: Literal["real", "made_up"] = Field(
+        default="real", description="Of made-up ones evidence and reports say so at the top."
     )
     birth_date: Literal["day", "month", "year"] = Field(
         default="day", description="How much of a birth date enters the lake."
@@ -303,7 +307,7 @@ def parse_settings(text: str, where: str, root: Path | None = None) -> Settings:
         raise ConfigError(str(e), where=where, advice="correct it there") from None
     except ValidationError as e:
         raise ConfigError(
-            _problem(e), where=where, advice="see the comments that `rwe init` writes"
+            _problem(e), where=where, advice=_meant(e) or "see the comments that `rwe init` writes"
         ) from None
 
 
@@ -326,13 +330,25 @@ def _problem(error: ValidationError) -> str:
     return f"{field or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
 
 
+def _meant(error: ValidationError) -> str | None:
+    """The field that was probably meant, where the first thing that is wrong is a field that there is not."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] != "extra_forbidden":
+        return None
+    *place, name = first["loc"]
+    found = nearest(str(name), fields_at(Settings, place))
+    return f"did you mean {found}" if found else None
+
+
 _CHOICES = {
     "auth": ("kind", "none, smart, bearer, basic"),
     "cohort": ("source", "search, group, patients"),
 }
 
 
-def init_workspace(root: Path, key_file: Path | None = None) -> Workspace:
+def init_workspace(
+    root: Path, key_file: Path | None = None, *, patients: Literal["real", "made_up"] = "real"
+) -> Workspace:
     """Make a workspace: rwe.yaml with comments, studies/ and a new key outside it. Overwrites nothing."""
     root = root.expanduser().resolve()
     path = root / "rwe.yaml"
@@ -353,7 +369,8 @@ def init_workspace(root: Path, key_file: Path | None = None) -> Workspace:
         ) from None
     with os.fdopen(handle, "w", encoding="ascii") as f:
         f.write(secrets.token_hex(KEY_BYTES) + "\n")
-    path.write_text(TEMPLATE.format(key_file=yaml.safe_dump(str(key_path)).splitlines()[0]), encoding="utf-8")
+    quoted = yaml.safe_dump(str(key_path)).splitlines()[0]
+    path.write_text(TEMPLATE.format(key_file=quoted, patients=patients), encoding="utf-8")
     return open_workspace(root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,33 +20,34 @@ from rich.markup import escape
 
 from rwe import terminal
 from rwe.config import Workspace, add_site, init_workspace
-from rwe.errors import RweError, UsageError
+from rwe.demo_folder import STUDY, fresh_folder, remember
+from rwe.errors import RweError
 from rwe.progress import watched_by
 from rwe.resources import bundled, load_flow
 
-STUDY = "lenalidomide_after_car_t"
-_MARK = ".rwe-demo"
 _PREFECT_SECONDS = 120
 
 
-def run_demo(folder: Path, *, patients: int, seed: int, serve: bool) -> None:
+def run_demo(folder: Path, *, patients: int, seed: int, serve: bool, anew: bool = False) -> None:
     """Run the demo in `folder`, which is made anew; a folder that no demo made is refused.
 
     patients: eligible patients a site. seed: of the synthetic hospitals. serve: keep them up afterwards.
+    anew: delete also what the demo before did not write; else a folder with such a thing is refused.
     """
     started = time.monotonic()
-    folder = _fresh(folder.expanduser().resolve())
+    folder = fresh_folder(folder.expanduser().resolve(), anew=anew)
     _quiet_prefect(folder)
     from rwe.sandbox.server import demo_specs, running_hospitals
 
     specs = demo_specs(seed=seed, patients=patients)
     terminal.out.print(f"[bold]{len(specs)} synthetic hospitals, {patients} patients each, over FHIR[/]")
     with running_hospitals(specs) as hospitals:
-        workspace = init_workspace(folder / "workspace", key_file=folder / "demo.key")
+        workspace = init_workspace(folder / "workspace", key_file=folder / "demo.key", patients="made_up")
         shutil.copytree(bundled("studies"), workspace.studies, dirs_exist_ok=True)
         for h in hospitals:
             fields = {"base_url": h.base_url, "time_zone": h.time_zone, "allow_plain_http": "loopback only"}
             workspace = add_site(workspace, h.name, fields)
+        remember(folder)
         _run_flows(workspace, folder)
         _show(workspace, specs[0].truth.hazard_ratio, time.monotonic() - started)
         if serve:
@@ -124,38 +126,31 @@ def _show(workspace: Workspace, truth: float, seconds: float) -> None:
         f"\nDone in {seconds:.0f} s. Report: {escape(str(latest / 'report.html'))}", soft_wrap=True
     )
 
+    _suggest(workspace, "Next, for example:", ['sql -c "from cohort.attrition"', f"study check {STUDY}"])
+
 
 def _keep_up(workspace: Workspace) -> None:
-    terminal.out.print("\nThe hospitals stay up until Ctrl-C. In another terminal, try:")
-    for words in ("status", "extract", f"refresh {STUDY}", f"study check {STUDY}"):
-        terminal.out.print(
-            f"  {escape(sys.argv[0])} -w {escape(str(workspace.root))} {words}", soft_wrap=True
-        )
+    terminal.out.print()
+    _suggest(
+        workspace,
+        "The hospitals stay up until Ctrl-C. In another terminal, try:",
+        ["status", "extract", f"refresh {STUDY}"],
+    )
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
         terminal.out.print("The hospitals are closed.")
 
 
-def _fresh(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("it is a file, not a folder", where=str(folder), advice="name a folder with --dir")
-    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise UsageError(
-            "the folder is not empty and no demo made it", where=str(folder), advice="name another with --dir"
-        )
-    if folder.exists():
-        shutil.rmtree(folder)
-    try:
-        folder.mkdir(parents=True)
-    except OSError:
-        raise UsageError(
-            "the folder cannot be made", where=str(folder), advice="name another with --dir"
-        ) from None
-    (folder / _MARK).write_text(
-        "Made by `rwe demo`, which replaces this folder each time.\n", encoding="utf-8"
-    )
-    return folder
+def _suggest(workspace: Workspace, said: str, commands: list[str]) -> None:
+    """Commands to copy: the program as it was called, the workspace as seen from here."""
+    here, root = Path.cwd(), workspace.root
+    named = root.relative_to(here) if root.is_relative_to(here) else root
+    program = sys.argv[0] if Path(sys.argv[0]).name == "rwe" else "rwe"
+    terminal.out.print(said)
+    for words in commands:
+        line = f"  {shlex.quote(program)} -w {shlex.quote(str(named))} {words}"
+        terminal.out.print(escape(line), soft_wrap=True)
 
 
 def _quiet_prefect(folder: Path) -> None:

@@ -16,7 +16,13 @@ from rwe.audit import audited
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError, SiteError
-from rwe.extract import CODES_A_REQUEST, WHOLE_TYPES, ExtractionPlan, plan_extraction, types_to_read
+from rwe.extraction_plan import (
+    CODES_A_REQUEST,
+    WHOLE_TYPES,
+    ExtractionPlan,
+    plan_extraction,
+    types_to_read,
+)
 from rwe.fhir.budget import QuietHoursError
 from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.capability import read_capability

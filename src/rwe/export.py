@@ -18,7 +18,8 @@ import msgspec
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError, RweError
 from rwe.export_job import DoneFile, ExportJob, JobStore
-from rwe.export_landing import ExportReader, Lander, Plan, Tally, Wanted, find_cohort, index_medications
+from rwe.export_landing import ExportReader, Lander, Tally, Wanted, find_cohort, index_medications
+from rwe.extraction_plan import ExtractionPlan
 from rwe.fhir.budget import Ceiling
 from rwe.fhir.bulk import (
     DeadlineError,
@@ -105,7 +106,7 @@ def export_site(  # noqa: PLR0917
     site_name: str,
     site: Site,
     client: FhirClient,
-    plan: Plan,
+    plan: ExtractionPlan,
     writer: RunWriter,
     *,
     types: Sequence[str],
@@ -168,7 +169,7 @@ def finish_export(workspace: Workspace, site_name: str) -> None:
 
 def _members(
     reader: ExportReader,
-    plan: Plan,
+    plan: ExtractionPlan,
     client: FhirClient,
     group: str | None,
     scope: Scope,

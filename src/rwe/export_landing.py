@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
 
 from rwe.crypt import Cipher, UnsealError
 from rwe.errors import LandingError
 from rwe.export_job import DoneFile
+from rwe.extraction_plan import CODES_A_REQUEST, ExtractionPlan
 from rwe.fhir.budget import Ceiling
 from rwe.fhir.bulk_files import read_lines
 from rwe.fhir.bulk_manifest import DELETED, Tombstone, tombstones
@@ -28,21 +28,11 @@ from rwe.fhir.client import FhirClient, RefusedError
 from rwe.fhir.failures import PagingError
 from rwe.fhir.read import read
 from rwe.fhir.search import Page, any_of, search, token
+from rwe.harvest import Token
 from rwe.landing import RunWriter
 from rwe.progress import Step
 
-Token = tuple[str, str]
-_CODES_A_REQUEST = 50
 _IDS_A_REQUEST = 50
-
-
-class Plan(Protocol):
-    """What the studies need: `rwe.extract.ExtractionPlan`."""
-
-    @property
-    def index_codes(self) -> Mapping[str, tuple[Token, ...]]: ...
-    @property
-    def observation_codes(self) -> tuple[Token, ...]: ...
 
 
 @dataclass
@@ -132,8 +122,8 @@ def index_medications(
                 found.add(each.resource.id)
 
     try:
-        for start in range(0, len(codes), _CODES_A_REQUEST):
-            value = any_of(token(*c) for c in codes[start : start + _CODES_A_REQUEST])
+        for start in range(0, len(codes), CODES_A_REQUEST):
+            value = any_of(token(*c) for c in codes[start : start + CODES_A_REQUEST])
             search(client, "Medication", [("code", value)], page_size=_IDS_A_REQUEST, on_page=collect)
     except RefusedError:
         tally.warnings.append(
@@ -143,7 +133,9 @@ def index_medications(
     return found
 
 
-def find_cohort(reader: ExportReader, plan: Plan, medications: Collection[str], tally: Tally) -> set[str]:
+def find_cohort(
+    reader: ExportReader, plan: ExtractionPlan, medications: Collection[str], tally: Tally
+) -> set[str]:
     """The patients with an index event in the export, by the codes alone (dates and statuses aside)."""
     patients: set[str] = set()
     for source, codes in plan.index_codes.items():

@@ -13,7 +13,7 @@ from rwe.admission import patient_ids
 from rwe.config import Site, Workspace
 from rwe.errors import ConfigError, SiteError
 from rwe.export import ExportOutcome, Scope, export_site
-from rwe.export_landing import Plan
+from rwe.extraction_plan import CODES_A_REQUEST, ExtractionPlan
 from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.bundle import Resource
 from rwe.fhir.client import RefusedError
@@ -28,7 +28,6 @@ from rwe.progress import Progress
 from rwe.reconcile import confirm
 from rwe.side_by_side import batches
 
-_CODES_A_REQUEST = 50
 #: A server that exports need not let a resource be read.
 _UNREADABLE = frozenset({400, 401, 403, 405, 422, 501})
 
@@ -47,7 +46,7 @@ def pull_by_export(  # noqa: PLR0917
     workspace: Workspace,
     site: Site,
     harvest: Harvest,
-    plan: Plan,
+    plan: ExtractionPlan,
     writer: RunWriter,
     memory: Memory,
     *,
@@ -120,7 +119,7 @@ def _question(  # noqa: PLR0917
     site: Site,
     base_url: str,
     level: ExportLevel,
-    plan: Plan,
+    plan: ExtractionPlan,
     memory: Memory,
     types: Sequence[str],
     is_full: bool,
@@ -192,7 +191,7 @@ class _Ours:
 
 
 def _reconcile(
-    harvest: Harvest, catch: _Catch, plan: Plan, patients: Collection[str], whole: Collection[str]
+    harvest: Harvest, catch: _Catch, plan: ExtractionPlan, patients: Collection[str], whole: Collection[str]
 ) -> tuple[dict[str, bool], list[str]]:
     """Bury what earlier nights landed and an export of everything holds no more.
 
@@ -298,7 +297,7 @@ def _listed(site: Site, name: str, refused: Collection[str]) -> frozenset[str] |
 
 
 def _pull_newcomers(
-    harvest: Harvest, patients: Sequence[str], plan: Plan, types: Sequence[str]
+    harvest: Harvest, patients: Sequence[str], plan: ExtractionPlan, types: Sequence[str]
 ) -> str | None:
     """Land the whole records of some patients. Returns a sentence where that failed."""
     try:
@@ -308,13 +307,15 @@ def _pull_newcomers(
     return None
 
 
-def _pull_records(harvest: Harvest, patients: Sequence[str], plan: Plan, types: Sequence[str]) -> None:
+def _pull_records(
+    harvest: Harvest, patients: Sequence[str], plan: ExtractionPlan, types: Sequence[str]
+) -> None:
     harvest.settle_batches(Cohort(dict.fromkeys(patients)))
     harvest.pull_ids("Patient", patients, "_id={patients}")
     for resource_type in types:
         if resource_type in {"Patient", "Medication"}:
             continue
         wanted = plan.observation_codes if resource_type == "Observation" else ()
-        for codes in batches(wanted, _CODES_A_REQUEST) or [()]:
+        for codes in batches(wanted, CODES_A_REQUEST) or [()]:
             harvest.pull(resource_type, patients, codes=codes)
     harvest.pull_medications(())

@@ -16,17 +16,23 @@ from datetime import datetime
 from rwe.admission import KeptOut, opted_out, permitted
 from rwe.audit import Deed, audited
 from rwe.blocklist import gate_of
-from rwe.codes import Code
 from rwe.cohort_search import settle_cohort
 from rwe.config import Site, Workspace
-from rwe.errors import PartialError, RweError, SiteError, StudyError, UsageError
+from rwe.errors import PartialError, RweError, SiteError, UsageError
 from rwe.export import finish_export
 from rwe.export_night import pull_by_export
+from rwe.extraction_plan import (
+    CODES_A_REQUEST,
+    WHOLE_TYPES,
+    ExtractionPlan,
+    plan_extraction,
+    types_to_read,
+)
 from rwe.fhir.budget import RequestBudget
 from rwe.fhir.bulk import ExportLevel
 from rwe.fhir.capability import Capability, read_capability
 from rwe.fhir.client import FhirClient
-from rwe.harvest import Cohort, Harvest, Token
+from rwe.harvest import Cohort, Harvest
 from rwe.id_sets import IdShelf
 from rwe.known import Known
 from rwe.lake.pseudonyms import Pseudonymiser
@@ -36,7 +42,6 @@ from rwe.landing import (
     RunFacts,
     RunWriter,
     ServerIdentity,
-    StudyReference,
     TypeScope,
     list_runs,
     new_run,
@@ -44,34 +49,11 @@ from rwe.landing import (
 from rwe.night import Memory, Night
 from rwe.progress import SILENT, Progress
 from rwe.run_limits import UNLIMITED, Limits
+from rwe.side_by_side import batches
 from rwe.site_check import choose_route
 from rwe.study import Study
 from rwe.watermarks import baselines, in_order
 from rwe.wording import counted
-
-#: Pulled whole for every patient of the cohort, whatever the studies ask.
-WHOLE_TYPES = (
-    "Encounter",
-    "Condition",
-    "Procedure",
-    "MedicationAdministration",
-    "MedicationRequest",
-    "MedicationDispense",
-    "MedicationStatement",
-)
-CODES_A_REQUEST = 50
-
-
-@dataclass(frozen=True)
-class ExtractionPlan:
-    """What several studies need, together: (system, code) pairs in a stable order.
-
-    `index_codes` holds, by the resource type that may carry an index event, the codes to find it by.
-    """
-
-    index_codes: Mapping[str, tuple[Token, ...]]
-    observation_codes: tuple[Token, ...]
-    studies: tuple[StudyReference, ...]
 
 
 @dataclass(frozen=True)
@@ -113,48 +95,6 @@ class PartlyExtractedError(PartialError):
             f"{len(failures)} of {counted(len(sites), 'site')} failed: {_reasons(failures)}",
             advice=f"landed and kept: {done}; run it again for the others with --site",
         )
-
-
-def plan_extraction(studies: Sequence[Study]) -> ExtractionPlan:
-    """The union of what the studies need.
-
-    Raises UsageError without a study, and StudyError if a code list to search by has a code with a star:
-    a server finds codes, not the beginnings of codes.
-    """
-    if not studies:
-        raise UsageError("no study says what to extract", advice="put a study file into studies/")
-    index: dict[str, dict[Token, None]] = {}
-    observed: dict[Token, None] = {}
-    for study in studies:
-        event = study.protocol.index_event
-        for source in event.sources:
-            index.setdefault(source, {}).update(dict.fromkeys(_tokens(study, event.codelist)))
-        for name in study.protocol.observation_codelists():
-            observed.update(dict.fromkeys(_tokens(study, name)))
-    return ExtractionPlan(
-        index_codes={source: tuple(codes) for source, codes in index.items()},
-        observation_codes=tuple(observed),
-        studies=tuple(StudyReference(s.name, s.protocol_sha256) for s in studies),
-    )
-
-
-def _tokens(study: Study, codelist: str) -> list[Token]:
-    codes: tuple[Code, ...] = study.codes(codelist)
-    for code in codes:
-        if code.is_prefix:
-            raise StudyError(
-                f"code list {codelist} has {code.code}*, and servers cannot be asked for beginnings of codes",
-                where=study.name,
-                advice="list the codes one by one",
-            )
-    return [(c.system, c.code) for c in codes]
-
-
-def types_to_read(plan: ExtractionPlan, site: Site) -> tuple[str, ...]:
-    """The resource types that an extraction lands, where the server offers them."""
-    observed = ("Observation",) if plan.observation_codes else ()
-    consent = ("Consent",) if site.consent == "required" else ()
-    return ("Patient", *WHOLE_TYPES, "Medication", *observed, *consent)
 
 
 def extract_site(
@@ -343,7 +283,7 @@ def _pull(  # noqa: PLR0917
     for resource_type in filter(limits.admits, WHOLE_TYPES):
         night.pull(resource_type, patients, leavers)
     if plan.observation_codes and limits.admits("Observation"):
-        portions = _chunks(plan.observation_codes, CODES_A_REQUEST)
+        portions = batches(plan.observation_codes, CODES_A_REQUEST)
         night.pull("Observation", patients, leavers, codes=portions)
     if limits.admits("Medication"):
         night.pull_medications()
@@ -364,10 +304,6 @@ def _permitted(
     if night.first_error is not None:
         raise night.first_error
     return permitted(harvest.consents, site, datetime.now(site.zone).date())
-
-
-def _chunks(codes: Sequence[Token], size: int) -> list[tuple[Token, ...]]:
-    return [tuple(codes[i : i + size]) for i in range(0, len(codes), size)]
 
 
 def _facts(

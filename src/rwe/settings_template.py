@@ -37,6 +37,9 @@ release:
 # Raw bytes that landed more than so many days ago are removed once they are in the lake; null: they are kept.
 retain_raw_days: null
 
+# made_up: of a sandbox's or of other made-up patients; evidence and reports then say so at the top.
+patients: {patients}
+
 # How much of a birth date enters the lake: day, month or year. Ages are computed from what is kept.
 birth_date: day
 

@@ -81,7 +81,6 @@ STATUS_ADJUSTED_AT_LANDMARK = (
 def explain(study: Study) -> dict[str, list[str]]:
     """Headings with sentences, in the order of the field: population, time zero, strategies, … , analyses."""
     p = study.protocol
-    treated, control = p.strategies.treated, p.strategies.control
     sources = " or ".join(p.index_event.sources)
     sections: dict[str, list[str]] = {
         "Question": [p.question],
@@ -91,24 +90,8 @@ def explain(study: Study) -> dict[str, list[str]]:
         ],
         "Who is eligible": [_criterion(study, c) for c in p.eligibility]
         or ["Everyone with the index event."],
-        "Strategies": [
-            f"{treated.label} ({treated.name}): start of {_codes(study, p.exposure.codelist)} by day "
-            f"{treated.grace_days}"
-            + (", unless the disease has progressed first." if treated.unless_progressed else "."),
-            f"{control.label} ({control.name}): no such start by day {treated.grace_days}.",
-            "Evidence that counts: " + ", ".join(_TIERS[t] for t in p.exposure.tiers) + ".",
-            f"Records of one kind at most {_days(p.exposure.gap_days)} apart are one episode.",
-            "A first record known only to the month or year: the patient "
-            + {
-                "exclude": "is excluded, and counted in the attrition.",
-                "latest_day": "starts on its latest possible day.",
-            }[p.exposure.start_without_day],
-        ],
+        "Strategies": _strategies(study),
     }
-    if treated.unless_progressed:
-        sections["Strategies"].append(
-            "A start on or after the day of progression is salvage and counts apart."
-        )
     if p.new_user_washout:
         reach = (
             f"in the {_days(p.new_user_washout.days)} before" if p.new_user_washout.days else "ever before"
@@ -141,6 +124,28 @@ def explain(study: Study) -> dict[str, list[str]]:
     sections["Analyses"] = [_analysis(a, p) for a in p.analyses]
     sections["Analyses"] += _caveats(study)
     return sections
+
+
+def _strategies(study: Study) -> list[str]:
+    p = study.protocol
+    treated, control = p.strategies.treated, p.strategies.control
+    undated = {
+        "exclude": "is excluded, and counted in the attrition.",
+        "latest_day": "starts on its latest possible day.",
+    }
+    said = [
+        f"{treated.label} ({treated.name}): start of {_codes(study, p.exposure.codelist)} by day "
+        f"{treated.grace_days}"
+        + (", unless the disease has progressed first." if treated.unless_progressed else "."),
+        f"{control.label} ({control.name}): no such start by day {treated.grace_days}.",
+        "Evidence that counts: " + ", ".join(_TIERS[t] for t in p.exposure.tiers) + ".",
+        f"Records of one kind at most {_days(p.exposure.gap_days)} apart are one episode.",
+        "A first record known only to the month or year: the patient "
+        + undated[p.exposure.start_without_day],
+    ]
+    if treated.unless_progressed:
+        said.append("A start on or after the day of progression is salvage and counts apart.")
+    return said
 
 
 def _outcome(study: Study) -> list[str]:

@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from rwe.config import Site, Workspace, init_workspace
 from rwe.export import ExportOutcome, export_site, finish_export
-from rwe.extract import WHOLE_TYPES, plan_extraction
+from rwe.extraction_plan import WHOLE_TYPES, plan_extraction
 from rwe.fhir import bulk
 from rwe.fhir.client import FhirClient
 from rwe.landing import Run, RunFacts, new_run

@@ -21,7 +21,7 @@ from rwe import export as export_module
 from rwe.errors import SiteError
 from rwe.export import Scope, export_site
 from rwe.export_job import JobStore
-from rwe.extract import plan_extraction
+from rwe.extraction_plan import plan_extraction
 from rwe.fhir import bulk
 from rwe.fhir.client import FhirClient
 from rwe.landing import new_run

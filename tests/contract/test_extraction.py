@@ -12,7 +12,8 @@ from pytest_httpserver import HTTPServer
 
 from rwe.config import Site, Workspace, init_workspace
 from rwe.errors import LandingError, SiteError, StudyError, UsageError
-from rwe.extract import PartlyExtractedError, PartlyLandedError, extract_site, extract_sites, plan_extraction
+from rwe.extract import PartlyExtractedError, PartlyLandedError, extract_site, extract_sites
+from rwe.extraction_plan import plan_extraction
 from rwe.landing import Run, list_runs, new_run
 from rwe.study import Study
 from tests.contract.quirky import (

@@ -11,7 +11,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from rwe.config import init_workspace, open_workspace
-from rwe.extract import plan_extraction, types_to_read
+from rwe.extraction_plan import plan_extraction, types_to_read
 from rwe.sandbox.options import Access
 from rwe.sandbox.server import HospitalSpec, RunningHospital, running_hospitals
 from rwe.study import load_studies

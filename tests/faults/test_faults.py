@@ -185,7 +185,7 @@ OBSERVED: dict[Path, tuple[tuple[str, str], ...]] = {}
 
 def two_bad_nights(seed: int, folder: Path) -> Counter[str]:
     """Two nights through the bad network, compared with a fresh start without it. Returns the faults."""
-    from rwe.extract import plan_extraction
+    from rwe.extraction_plan import plan_extraction
 
     skew = SKEW_SECONDS if seed % 2 else -SKEW_SECONDS
     folder.mkdir()

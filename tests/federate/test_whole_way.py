@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from rwe.audit import entries
 from rwe.errors import UsageError
 from rwe.federate import hub
-from rwe.federate.documents import read_answer
+from rwe.federate.documents import Mode, read_answer
+from rwe.federate.ledger import Answered, read_ledger
 from rwe.federate.plan import make_plan
 from rwe.federate.result import FederatedResult
 from rwe.federate.site import own_tables
@@ -77,42 +80,52 @@ class Ended:
     post: Path
 
 
+STUDIES = {"three_sites": THREE, "four_sites": FOUR}
+MODES: tuple[Mode, ...] = ("masked", "plain")
+
+
 @pytest.fixture(scope="module")
-def masked(copied: Hospitals, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """Two studies over the same hospitals by the command line; hub and sites are processes of their own."""
-    copied.forget()
-    without_minimum(copied)
+def by_commands(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Mode, str], Ended]:
+    """Two studies, sites A to C and A to D, each over workspaces and so with ledgers of its own, masked and
+    plain. Hub and sites are processes of their own, with the command line; files go between them."""
     found = {}
-    with parties(copied, ("hub", *FOUR)) as processes:
-        for study, sites in (("three_sites", THREE), ("four_sites", FOUR)):
-            post = tmp_path_factory.mktemp(study)
-            found[study] = Ended(_by_commands(copied, processes, study, sites, post), post)
-    logs = {
-        name: [e for e in entries(copied.folder(name)) if e.command == "federate answer"] for name in FOUR
-    }
-    for ended in found.values():
-        for name in ended.result.sites:
-            mine = [e for e in logs[name] if e.run == ended.result.refresh]
-            assert [e.counts["step"] for e in mine] == list(range(ended.result.steps))
-            assert all(e.counts["masked_answers"] == 1 for e in mine)
+    for study, sites in STUDIES.items():
+        root = tmp_path_factory.mktemp("workspaces") / study
+        shutil.copytree(pristine, root, symlinks=True)
+        made = Hospitals(root)
+        with parties(made, ("hub", *sites)) as processes:
+            for name in sites:
+                words = ("federate", "approve", study, "--protocol")
+                processes[name].rwe(*words, made.study(name, study).protocol_sha256)
+            for mode in MODES:
+                allowed = "allowed" if mode == "plain" else "refused"
+                without_minimum(made, plain_sums=allowed)
+                post = tmp_path_factory.mktemp(f"{study}-{mode}")
+                found[mode, study] = Ended(_refreshed(made, processes, mode, study, post), post)
+        _is_recorded_at_each_site(made, study, [found[mode, study].result for mode in MODES])
     return found
 
 
-def _by_commands(
-    made: Hospitals, processes: dict[str, Party], study: str, sites: tuple[str, ...], post: Path
+@pytest.fixture(scope="module")
+def masked(by_commands: dict[tuple[Mode, str], Ended]) -> dict[str, Ended]:
+    return {study: by_commands["masked", study] for study in STUDIES}
+
+
+def _refreshed(
+    made: Hospitals, processes: dict[str, Party], mode: Mode, study: str, post: Path
 ) -> FederatedResult:
-    for name in sites:
-        words = ("federate", "approve", study, "--protocol")
-        processes[name].rwe(*words, made.study(name, study).protocol_sha256)
+    """A refresh by the command line, every step of it: `init`, then `answer` at all sites and `combine`."""
+    sites = STUDIES[study]
     asked = [word for name in sites for word in ("--site", name)]
-    processes["hub"].rwe("federate", "init", study, *asked, "--to", post)
+    plain = ["--plain"] if mode == "plain" else []
+    processes["hub"].rwe("federate", "init", study, *asked, *plain, "--to", post)
     (request,) = post.glob("*.request.0.json")
     refresh = request.name.split(".")[1]
     while True:
         for name in sites:
             processes[name].start("federate", "answer", request, "--to", post)
         for name in sites:
-            assert "masked" in processes[name].finish()
+            assert ("PLAIN" if mode == "plain" else "masked") in processes[name].finish()
         words = ("federate", "combine", refresh, "--from", post, "--to", post, "--json")
         told = json.loads(processes["hub"].rwe(*words))
         if told["is_result"]:
@@ -120,21 +133,36 @@ def _by_commands(
         request = Path(told["next"])
 
 
+def _is_recorded_at_each_site(made: Hospitals, study: str, results: Sequence[FederatedResult]) -> None:
+    """Ledger and audit log of each site hold every step of these refreshes, and of nothing else."""
+    of = {r.refresh: r for r in results}
+    for name in FOUR:
+        ledger = read_ledger(made.workspace(name)).entries
+        given = [(e.study, e.refresh, e.mode, e.step) for e in ledger if isinstance(e, Answered)]
+        log = [e for e in entries(made.folder(name)) if e.command == "federate answer"]
+        if name not in STUDIES[study]:
+            assert (ledger, log) == ((), [])
+            continue
+        assert given == [(study, r.refresh, r.mode, step) for r in results for step in range(r.steps)]
+        assert [(e.run, e.counts["step"]) for e in log] == [(refresh, step) for _, refresh, _, step in given]
+        assert all(e.counts[f"{of[str(e.run)].mode}_answers"] == 1 for e in log)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("study", "sites", "key"),
-    [("three_sites", THREE, "stratified_ABC"), ("four_sites", FOUR, "stratified_ABCD")],
+    ("study", "key"), [("three_sites", "stratified_ABC"), ("four_sites", "stratified_ABCD")]
 )
-def test_masked_sums_give_the_pooled_estimate(
-    masked: dict[str, Ended],
+def test_sums_give_the_pooled_estimate(
+    by_commands: dict[tuple[Mode, str], Ended],
     copied: Hospitals,
     expected: dict[str, Any],
+    mode: Mode,
     study: str,
-    sites: tuple[str, ...],
     key: str,
 ) -> None:
-    result, r = masked[study].result, expected["efron"]
-    assert (result.mode, result.sites) == ("masked", sites)
-    same_as_pooled(copied, result, sites)
+    result, r = by_commands[mode, study].result, expected["efron"]
+    assert (result.mode, result.sites) == (mode, STUDIES[study])
+    same_as_pooled(copied, result, STUDIES[study])
     found = numbers(result)
     assert found["exposed"] == pytest.approx((r[key]["log_hr"], r[key]["se"]), abs=OF_R)
     assert {KEYS[n]: b for n, (b, _) in found.items()} == pytest.approx(r[f"{key}_coef"], abs=OF_R)
@@ -142,6 +170,14 @@ def test_masked_sums_give_the_pooled_estimate(
     assert exposure.p_value == pytest.approx(r[key]["p_wald"], abs=OF_R)
     limits = (r[key]["hr"], r[key]["lo"], r[key]["hi"])
     assert exposure.hazard_ratio == pytest.approx(limits, abs=OF_R)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_masked_is_plain_to_the_last_bits(by_commands: dict[tuple[Mode, str], Ended], study: str) -> None:
+    plain, masked = (by_commands[mode, study].result for mode in ("plain", "masked"))
+    for name, found in numbers(plain).items():
+        assert numbers(masked)[name] == pytest.approx(found, abs=1e-15)
+    assert (plain.counts, plain.life_table) == (masked.counts, masked.life_table)
 
 
 def test_only_masked_numbers_left_the_sites(masked: dict[str, Ended], copied: Hospitals) -> None:
@@ -155,24 +191,21 @@ def test_only_masked_numbers_left_the_sites(masked: dict[str, Ended], copied: Ho
         assert not [p for p in patients if p in text]
 
 
-def test_plain_sums_of_each_site_are_those_of_r_and_masked_is_plain_to_the_last_bits(
-    hospitals: Hospitals, masked: dict[str, Ended], post: Path, expected: dict[str, Any]
+def test_plain_sums_of_each_site_are_those_of_r(
+    hospitals: Hospitals,
+    by_commands: dict[tuple[Mode, str], Ended],
+    post: Path,
+    expected: dict[str, Any],
 ) -> None:
     without_minimum(hospitals, plain_sums="allowed")
     approve_everywhere(hospitals, FOUR)
-    for analysis, ties in ((0, "efron"), (1, "breslow")):
-        result = run_refresh(hospitals, FOUR, post, mode="plain", analysis=analysis)
-        r = expected[ties]
+    breslow = run_refresh(hospitals, FOUR, post, mode="plain", analysis=1)
+    for ties, ended in (("efron", by_commands["plain", "four_sites"]), ("breslow", Ended(breslow, post))):
+        result, r = ended.result, expected[ties]
         stratified = r["stratified_ABCD"]
         assert numbers(result)["exposed"] == pytest.approx((stratified["log_hr"], stratified["se"]), abs=OF_R)
-        _same_sums(post, result, 0, r["federated_at_zero"], tolerance=1e-9)
-        _same_sums(post, result, result.steps - 1, r["federated_at_optimum"], tolerance=1e-5)
-        if ties == "efron":
-            same_as_pooled(hospitals, result, FOUR)
-            other = masked["four_sites"].result
-            for name, found in numbers(result).items():
-                assert numbers(other)[name] == pytest.approx(found, abs=1e-15)
-            assert (result.counts, result.life_table) == (other.counts, other.life_table)
+        _same_sums(ended.post, result, 0, r["federated_at_zero"], tolerance=1e-9)
+        _same_sums(ended.post, result, result.steps - 1, r["federated_at_optimum"], tolerance=1e-5)
 
 
 def _same_sums(post: Path, result: FederatedResult, step: int, r: dict[str, Any], tolerance: float) -> None:

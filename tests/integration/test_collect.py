@@ -328,6 +328,15 @@ def test_a_killed_collection_leaves_the_share_of_before(arrived: Arrived) -> Non
     assert share.tables["survival"].num_rows == 12
 
 
+def test_after_a_killed_collection_the_share_of_before_is_analysed(arrived: Arrived) -> None:
+    arrived.take()
+    kept = arrived.hub.root / "shared" / "study=three_sites" / "site=siteD"
+    kept.rename(kept.with_name(".site=siteD.old"))
+    (share,) = read_collected(arrived.hub, three_sites(arrived.hub))
+    assert (share.site, share.tables["survival"].num_rows) == ("siteD", 12)
+    assert kept.is_dir()
+
+
 def test_a_share_of_an_older_protocol_is_named_and_not_analysed(linked: Network, tmp_path: Path) -> None:
     hub = linked.hub(tmp_path, ("north", "siteD"))
     path = hub.studies / "three_sites.yaml"

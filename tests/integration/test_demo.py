@@ -99,6 +99,12 @@ def test_no_name_or_record_id_leaves_the_landing(demo: tuple[Path, Ran]) -> None
         assert re.search(found, lines.read()) is not None, "the search finds what is there"
 
 
+def test_evidence_and_report_say_that_the_patients_are_made_up(demo: tuple[Path, Ran]) -> None:
+    [latest] = (demo[0] / "workspace" / "evidence").glob("*/latest")
+    assert json.loads((latest / "evidence.json").read_text())["is_made_up"] is True
+    assert "Made-up patients" in (latest / "report.html").read_text().partition("<h1>")[0]
+
+
 def test_what_only_the_nightly_account_may_read_is_private(demo: tuple[Path, Ran]) -> None:
     workspace = demo[0] / "workspace"
     for name in ("landing", "lake", "quarantine", "private"):

@@ -22,7 +22,8 @@ from rwe.crypt import SUFFIX, Cipher
 from rwe.errors import BuildError, ConfigError, LakeError, LandingError
 from rwe.export import export_site, finish_export
 from rwe.export_job import JobStore
-from rwe.extract import extract_site, plan_extraction
+from rwe.extract import extract_site
+from rwe.extraction_plan import plan_extraction
 from rwe.fhir import bulk
 from rwe.fhir.client import FhirClient
 from rwe.intake import PartlyImportedError, import_folder

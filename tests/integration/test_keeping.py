@@ -410,7 +410,7 @@ def test_erase_says_which_files_of_ours_still_name_the_patient(workspace: Worksp
     listed = tmp_path / "withdrawn.txt"
     listed.write_text(f"Patient/{RAW}  # asked on the phone\n")
     with pytest.raises(PartialError, match="1 file kept by hand still name them"):
-        typed(workspace, "erase", "--site", "north", "--patient-file", str(listed))
+        typed(workspace, "erase", "--site", "north", "--patient-file", str(listed), "--yes")
     assert holding(workspace.root, RAW, pseudonym(workspace, RAW)) == {"opted-out.txt"}
     last = list(entries(workspace.root))[-1]
     assert (last.command, last.site, last.outcome) == ("erase", "north", "partly")

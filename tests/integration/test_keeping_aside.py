@@ -92,6 +92,15 @@ def test_links_within_the_workspace_come_back_and_others_are_not_backed_up(
         back_up(workspace, tmp_path / "backups-of-tomorrow")
 
 
+def test_a_link_that_leads_to_itself_is_backed_up_as_it_is(workspace: Workspace, tmp_path: Path) -> None:
+    circle = workspace.evidence / "s" / "circle"
+    circle.parent.mkdir(parents=True)
+    circle.symlink_to("circle")
+    folder, _ = back_up(workspace, tmp_path / "backups")
+    again = restore(folder, tmp_path / "again").root
+    assert (again / "evidence" / "s" / "circle").readlink() == Path("circle")
+
+
 def test_a_workspace_of_another_version_is_refused_with_a_sentence(workspace: Workspace) -> None:
     path = workspace.root / "rwe.yaml"
     path.write_text(path.read_text().replace("version: 1", "version: 2"))

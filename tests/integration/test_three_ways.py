@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rwe.config import Site, Workspace, init_workspace
 from rwe.export import ExportOutcome, export_site, finish_export
-from rwe.extract import WHOLE_TYPES, extract_site, plan_extraction
+from rwe.extract import extract_site
+from rwe.extraction_plan import WHOLE_TYPES, plan_extraction
 from rwe.fhir import bulk
 from rwe.fhir.client import FhirClient
 from rwe.intake import import_folder

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from rwe.config import Site, Workspace, init_workspace
-from rwe.extract import WHOLE_TYPES, ExtractionPlan
+from rwe.extraction_plan import WHOLE_TYPES, ExtractionPlan
 from rwe.landing import RunFacts, list_runs, new_run
 from rwe.sandbox.dialects import Resource
 from rwe.sandbox.hospital import HospitalSpec

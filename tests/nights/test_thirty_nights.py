@@ -16,7 +16,8 @@ import pytest
 
 from rwe.config import Site, Workspace
 from rwe.errors import PartialError
-from rwe.extract import ExtractionResult, PartlyExtractedError, extract_sites, plan_extraction
+from rwe.extract import ExtractionResult, PartlyExtractedError, extract_sites
+from rwe.extraction_plan import plan_extraction
 from rwe.fhir import bulk
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import list_runs

@@ -176,7 +176,7 @@ def test_a_mistake_in_an_entry_is_named_by_its_place(tmp_path: Path) -> None:
     path = tmp_path / "studies" / f"{NAME}.yaml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("{rule: lag_days, value: 30}", "{rule: lag_days, value: soon}"))
-    with pytest.raises(StudyError, match=r"sensitivity_grid\[4\]\.value: "):
+    with pytest.raises(StudyError, match=r"sensitivity_grid #5\.value: "):
         load_study(path)
 
 

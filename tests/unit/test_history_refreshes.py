@@ -290,6 +290,40 @@ def test_the_erased_leave_every_ledger_and_are_counted(nights: Nights) -> None:
     assert (found.change.n_before, found.change.n_after) == (40, 39)
 
 
+def test_an_open_ledger_is_sealed_when_somebody_is_taken_out_of_it_in_an_encrypted_workspace(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = FIRST[3].name
+    refresh = analyse(nights.workspace, nights.study).refresh
+    open_path = ledger_path(nights.workspace, STUDY, refresh)
+    monkeypatch.setenv("RWE_ENCRYPTION_KEY", "ab" * 32)
+    blocklist = open_blocklist(nights.workspace, make=True)
+    assert blocklist is not None
+    blocklist.add({blocklist.by_pseudonym(gone)})
+    assert forget_erased(nights.workspace) == 1
+    assert not open_path.exists()
+    kept = read_ledger(nights.workspace, STUDY, refresh)
+    assert kept is not None, "the others stay in it"
+    assert set(kept.survival["patient_id"]) == {p.name for p in FIRST} - {gone}
+
+
+def test_other_words_are_no_other_protocol_and_another_code_is(nights: Nights) -> None:
+    analyse(nights.workspace, nights.study)
+    nights.asking(title="Looked at once more")
+    worded = analyse(nights.workspace, nights.study).evidence.history
+    assert worded is not None
+    assert worded.looks[0].protocol_sha256 != worded.looks[1].protocol_sha256
+    assert worded.looks[1].protocol_changed == []
+    assert worded.change is not None
+    assert [s.what for s in worded.change.steps] == ["before"]
+    codes = nights.study.codelists["lenalidomide"].codes
+    changed = replace(nights.study.codelists["lenalidomide"], codes=codes[:-1])
+    nights.study = replace(nights.study, codelists={**nights.study.codelists, "lenalidomide": changed})
+    coded = analyse(nights.workspace, nights.study).evidence.history
+    assert coded is not None
+    assert coded.looks[2].protocol_changed == ["codelists"]
+
+
 def test_a_ledger_that_cannot_be_read_is_removed_when_somebody_is_erased(nights: Nights) -> None:
     refresh = analyse(nights.workspace, nights.study).refresh
     path = ledger_path(nights.workspace, STUDY, refresh)

@@ -272,3 +272,9 @@ def test_the_command_says_what_is_missing(nights: Nights) -> None:
     again = CliRunner().invoke(app, ["release", STUDY, "-w", root])
     assert isinstance(again.exception, EvidenceError)
     assert "0 patients and 0 events are new since release" in str(again.exception)
+
+
+def test_a_release_of_made_up_patients_says_so() -> None:
+    found = example.evidence().model_copy(update={"is_made_up": True})
+    assert outward(found, "r", found.refresh.created_at, None).is_made_up
+    assert not whole().is_made_up

@@ -56,7 +56,7 @@ def test_an_unknown_field_deep_inside_is_named_by_its_path(folder: Path) -> None
 
 def test_an_unknown_field_of_a_criterion_is_named_by_its_place(folder: Path) -> None:
     eligibility = [{"kind": "age_at_index", "name": "adult", "minimum": 18}]
-    assert "unknown field eligibility[0].minimum" in mistake(change(folder, eligibility=eligibility))
+    assert "unknown field eligibility #1.minimum" in mistake(change(folder, eligibility=eligibility))
 
 
 def test_a_broken_code_is_named_with_its_line(folder: Path) -> None:
@@ -169,8 +169,8 @@ def test_the_explanation_names_a_composite_outcome_units_and_undated_starts(fold
     ("fields", "told"),
     [
         ({"landmarks": [30, 30]}, "landmarks has 30 twice"),
-        ({"landmarks": [-5]}, "landmarks[0]"),
-        ({"horizons": [float("nan")]}, "horizons[0]"),
+        ({"landmarks": [-5]}, "landmarks #1"),
+        ({"horizons": [float("nan")]}, "horizons #1"),
         ({"title": ""}, "title"),
         ({"eligibility": [{"kind": "age_at_index", "name": "a", "min_years": 80, "max_years": 18}]}, "above"),
         ({"eligibility": [{"kind": "age_at_index", "name": "a", "min_years": float("inf")}]}, "min_years"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwe.analyse.moved import answer_of, estimate_steps
+from rwe.analyse.moved import answer_of, change_between
 from rwe.config import Workspace
 from rwe.errors import UsageError
 from rwe.evidence.history import Change, Look
-from rwe.history.compare import describe, moves, protocol_differences
+from rwe.history.compare import protocol_differences
 from rwe.history.ledger import read_ledger
 from rwe.history.manifest import require_unaltered
 from rwe.history.past import older_evidence, read_past
@@ -45,7 +45,11 @@ def difference(workspace: Workspace, before: Path, after: Path) -> Difference:
     looks = {look.refresh: look for look in read_past(workspace, study).looks}
     for folder in (before, after):
         if folder.name not in looks:
-            raise UsageError("the refresh cannot be told by this rwe", where=str(folder))
+            raise UsageError(
+                "the refresh was written by another rwe and cannot be told by this one",
+                where=str(folder),
+                advice="compare refreshes that this one made, see `rwe history STUDY`",
+            )
     a, b = looks[before.name], looks[after.name]
     between = tuple(look for name, look in looks.items() if before.name < name <= after.name)
     return Difference(study, a, b, _change(workspace, before, after, a), between)
@@ -59,23 +63,15 @@ def _change(workspace: Workspace, before: Path, after: Path, look: Look) -> Chan
         reported = newer.history.change if newer.history else None
         return reported if reported is not None and reported.since == before.name else None
     older = older_evidence(before)
-    fields = protocol_differences(older.protocol, newer.protocol)
-    if not fields and older.codelists != newer.codelists:
-        fields = ["codelists"]
     manifests = [require_unaltered(f) for f in (before, after)]
     codes = {m.inputs.code_sha256 if m else None for m in manifests}
-    is_same_code = len(codes) == 1 and None not in codes
-    found = moves(then, now)
-    change = describe(found, then, now, protocol_changed=fields, code_changed=not is_same_code)
-    answer = answer_of(Protocol.model_validate(newer.protocol), newer.estimates)
-    if answer is None:
-        return change
-    steps = estimate_steps(
-        answer[0],
+    return change_between(
         then,
         now,
-        found,
-        estimate_before=look.estimate,
-        is_same_analysis=is_same_code and not fields and look.analysis == answer[1].analysis,
+        answer_of(Protocol.model_validate(newer.protocol), newer.estimates),
+        look=look,
+        protocol_changed=protocol_differences(
+            older.protocol, newer.protocol, has_other_codelists=older.codelists != newer.codelists
+        ),
+        is_same_code=len(codes) == 1 and None not in codes,
     )
-    return change.model_copy(update={"steps": steps})

@@ -85,8 +85,9 @@ def downgrade(asked: Task, failure: RweError | None, own: slice, findings: Findi
     stand_in = _stand_in(replace(asked, analysis=firth), findings, run)
     if stand_in is None:
         return
-    words = _words(asked, firth, reason)
-    findings.estimates[own] = [_demoted(e, words) for e in findings.estimates[own]]
+    cannot = _cannot(asked, reason)
+    words = f"{cannot} {_instead(asked, firth)}"
+    findings.estimates[own] = [_demoted(e, cannot) for e in findings.estimates[own]]
     at = findings.estimates.index(stand_in)
     findings.estimates[at] = stand_in.model_copy(
         update={
@@ -118,7 +119,7 @@ def _reason(
     task: Task, rows: CountingProcess, failure: RweError | None, found: list[Estimate]
 ) -> _Reason | None:
     if isinstance(failure, TooLittleError):
-        return _Reason(_sentence(failure), keeps_covariates=task.analysis.analysis not in _CONDITIONAL)
+        return _Reason(f"{failure.what}.", keeps_covariates=task.analysis.analysis not in _CONDITIONAL)
     if failure is not None:
         return None
     counts = rows.counts()
@@ -136,10 +137,6 @@ def _reason(
         few = f"only {_fewest_patients(counts)} patients"
         return _Reason(f"there are {few} in a group.", keeps_covariates=True)
     return None
-
-
-def _sentence(failure: RweError) -> str:
-    return f"{failure.what}."
 
 
 def _fewest_patients(counts: ExposureCounts) -> int:
@@ -207,12 +204,16 @@ def _exact_test(asked: Task, findings: Findings, run: Run) -> None:
     findings.refused += apart.refused
 
 
-def _words(asked: Task, firth: Analysis, reason: _Reason) -> str:
-    """The sentence that a reader gets with the answer."""
+def _cannot(asked: Task, reason: _Reason) -> str:
+    """That the analysis that was asked for is not the answer, and why."""
     named = asked.analysis.analysis.replace("_", " ").replace("cox", "Cox model")
-    before = f"The {named} that the protocol names cannot be the answer: {reason.words}"
+    return f"The {named} that the protocol names cannot be the answer: {reason.words}"
+
+
+def _instead(asked: Task, firth: Analysis) -> str:
+    """What a reader gets as the answer."""
     bare = ", and nothing is adjusted for" if asked.analysis.adjusted_for and not firth.adjusted_for else ""
-    return f"{before} This is Firth's penalised model in its place{bare}.{_other_question(asked, firth)}"
+    return f"This is Firth's penalised model in its place{bare}.{_other_question(asked, firth)}"
 
 
 def _other_question(asked: Task, firth: Analysis) -> str:
@@ -226,8 +227,8 @@ def _other_question(asked: Task, firth: Analysis) -> str:
     return f" It answers another question: {ratio} of {of}, not {wanted}."
 
 
-def _demoted(e: Estimate, words: str) -> Estimate:
+def _demoted(e: Estimate, cannot: str) -> Estimate:
     """The estimate of the analysis that was asked for: no primary one any more, and it says why."""
-    told = e.warnings if e.status == "refused" else [words.split(" This is", maxsplit=1)[0], *e.warnings]
+    told = e.warnings if e.status == "refused" else [cannot, *e.warnings]
     role = "sensitivity" if e.role == "primary" else e.role
     return e.model_copy(update={"role": role, "warnings": told})

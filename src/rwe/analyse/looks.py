@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rwe.analyse.moved import Answer, answer_of, estimate_steps
+from rwe.analyse.moved import Answer, answer_of, change_between
 from rwe.analyse.read import StudyTables
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate, Evidence
 from rwe.evidence.history import Change, History, Look, Repeated
-from rwe.history.compare import describe, moves, news_by_site, protocol_differences
+from rwe.history.compare import news_by_site, protocol_differences
 from rwe.history.inputs import ledger_of
 from rwe.history.ledger import Ledger
 from rwe.history.manifest import Inputs
@@ -24,12 +24,14 @@ OTHER_KEY = "The pseudonyms' key is another one than at the refresh before: nobo
 
 @dataclass(frozen=True)
 class Before:
-    """The refresh before, as far as it is kept: its look, inputs, ledger and protocol."""
+    """The refresh before, as far as it is kept: its look, inputs, ledger, and the protocol and code lists of
+    its evidence, as JSON."""
 
     look: Look | None = None
     inputs: Inputs | None = None
     ledger: Ledger | None = None
     protocol: dict[str, object] | None = None
+    codelists: list[object] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,31 +72,27 @@ def describe_history(
 
 def _change(before: Before, known: Ledger, now: _Now) -> Change:
     is_same_code = before.inputs is not None and before.inputs.code_sha256 == now.inputs.code_sha256
-    fields = _protocol_changed(now.study, before)
-    found = moves(known, now.ledger)
-    change = describe(found, known, now.ledger, protocol_changed=fields, code_changed=not is_same_code)
-    if now.answer is None:
-        return change
-    answer, estimate = now.answer
-    is_same = before.look is not None and before.look.analysis == estimate.analysis
-    steps = estimate_steps(
-        answer,
+    return change_between(
         known,
         now.ledger,
-        found,
-        estimate_before=before.look.estimate if before.look else None,
-        is_same_analysis=is_same_code and not fields and is_same,
+        now.answer,
+        look=before.look,
+        protocol_changed=_protocol_changed(now, before),
+        is_same_code=is_same_code,
     )
-    return change.model_copy(update={"steps": steps})
 
 
-def _protocol_changed(study: Study, before: Before) -> list[str]:
-    if before.look is None or before.look.protocol_sha256 == study.protocol_sha256:
+def _protocol_changed(now: _Now, before: Before) -> list[str]:
+    if before.look is None or before.look.protocol_sha256 == now.study.protocol_sha256:
         return []
     if before.protocol is None:
         return ["not known which"]
-    fields = protocol_differences(before.protocol, study.protocol.model_dump(mode="json"))
-    return fields or ["codelists"]
+    codelists = [c.model_dump(mode="json") for c in now.evidence.codelists]
+    return protocol_differences(
+        before.protocol,
+        now.study.protocol.model_dump(mode="json"),
+        has_other_codelists=before.codelists != codelists,
+    )
 
 
 def _look(before: Before, now: _Now, change: Change | None, repeated: Repeated | None) -> Look:

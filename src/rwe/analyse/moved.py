@@ -17,8 +17,8 @@ from rwe.analyse.plan import run_task
 from rwe.analyse.tasks import Findings, Task
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
-from rwe.evidence.history import EstimateStep
-from rwe.history.compare import Moves
+from rwe.evidence.history import Change, EstimateStep, Look
+from rwe.history.compare import Moves, describe, moves
 from rwe.history.ledger import Ledger
 from rwe.study import Analysis, Protocol
 from rwe.survival.tables import CohortTable
@@ -67,6 +67,36 @@ def answer_of(protocol: Protocol, estimates: Sequence[Estimate]) -> tuple[Answer
             "stratify_by": found.parameters.stratified_by,
         }
     return Answer(protocol, asked.model_copy(update=update), found.parameters.landmark_day), found
+
+
+def change_between(
+    before: Ledger,
+    after: Ledger,
+    answer: tuple[Answer, Estimate] | None,
+    *,
+    look: Look | None,
+    protocol_changed: list[str],
+    is_same_code: bool,
+) -> Change:
+    """What moved from one refresh to the next, in counts, with the steps of the estimate where there is one.
+
+    `answer`: of the later refresh. `look`: at the earlier one. Both ledgers are of one pseudonym key.
+    """
+    found = moves(before, after)
+    change = describe(found, before, after, protocol_changed=protocol_changed, code_changed=not is_same_code)
+    if answer is None:
+        return change
+    gave, estimate = answer
+    is_same = look is not None and look.analysis == estimate.analysis
+    steps = estimate_steps(
+        gave,
+        before,
+        after,
+        found,
+        estimate_before=look.estimate if look else None,
+        is_same_analysis=is_same_code and not protocol_changed and is_same,
+    )
+    return change.model_copy(update={"steps": steps})
 
 
 def estimate_steps(
@@ -121,8 +151,7 @@ class _Rows:
             pd.concat([x.survival, x.covariates], axis=1).set_index("patient_id").loc[ids]
             for x in (after, before)
         )
-        self._covariates = [c for c in after.covariates.columns if c in before.covariates.columns]
-        self._new_covariates = [c for c in after.covariates.columns if c not in before.covariates.columns]
+        self._covariates = list(after.covariates.columns)
         self._changes_then, self._changes_now = before.changes, after.changes
         self._corrected: frozenset[str] = frozenset()
         self._whole: frozenset[str] = frozenset()
@@ -130,7 +159,7 @@ class _Rows:
 
     def take_covariates(self) -> None:
         """Covariates at index as they are known now."""
-        for name in (*self._covariates, *self._new_covariates):
+        for name in self._covariates:
             self._then[name] = self._now[name]
 
     def take_exposure(self, corrected: _Flags, found: Moves) -> None:

@@ -72,6 +72,7 @@ def pooled_tables(workspace: Workspace, study: Study, read_own: Callable[[], Stu
         own = _own(workspace, study, read_own, is_needed=not shares)
         parts = [*([own.tables] if own else []), *(of_share(study, s) for s in shares)]
         linked = _link(workspace, study, shares, own)
+        others = of_other_protocols(workspace, study) if shares else ()
     shared_names = {p for patients in left_out(linked.persons).values() for p in patients}
     renamed = own.renamed if own else {}
     dropped = shared_names | {mine for mine, name in renamed.items() if name in shared_names}
@@ -81,7 +82,7 @@ def pooled_tables(workspace: Workspace, study: Study, read_own: Callable[[], Stu
         pooling = Pooling(
             sources=_sources(whole, shares),
             counted_once=len(shared_names) if linked.pairs else None,
-            notes=(*_unlinked(linked), *_notes(workspace, study, shares, has_left=bool(dropped))),
+            notes=(*_unlinked(linked), *_notes(workspace, study, shares, others, has_left=bool(dropped))),
         )
     return replace(
         whole,
@@ -144,18 +145,23 @@ def _link(workspace: Workspace, study: Study, shares: Sequence[CollectedShare], 
     names, present = _present(shares, own)
     folder = workspace.root / FOLDER / f"study={study.name}"
     known = known_links(workspace, folder) if shares else Links()
-    met = {tuple(sorted((names[a], names[b]))) for a, b in combinations(sorted(tokens), 2)}
+    met = {_pair(names[a], names[b]) for a, b in combinations(sorted(tokens), 2)}
     met |= {pair for pair in known.met if set(pair) <= set(names.values())}
     before = [tuple(Record(*r) for r in person) for person in known.persons]
     persons = among(joined(before, same_persons(tokens)), present)
     all_pairs = tuple(combinations(sorted(names), 2))
-    pairs = frozenset(p for p in all_pairs if tuple(sorted((names[p[0]], names[p[1]]))) in met)
+    pairs = frozenset(p for p in all_pairs if _pair(names[p[0]], names[p[1]]) in met)
     if shares and (met or known.met or known.persons):
         records = [[(r.site, r.patient_id, r.offset) for r in person] for person in persons]
-        remember_links(workspace, folder, Links(records, sorted(met)))  # type: ignore[arg-type]
+        remember_links(workspace, folder, Links(records, sorted(met)))
     for share in shares:
         drop_links(workspace, study, share.site)
     return _Linked(persons, pairs, all_pairs)
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    """Two contents, whichever is named first."""
+    return (a, b) if a <= b else (b, a)
 
 
 def _present(
@@ -191,8 +197,14 @@ def _unlinked(linked: _Linked) -> tuple[str, ...]:
 
 
 def _notes(
-    workspace: Workspace, study: Study, shares: Sequence[CollectedShare], *, has_left: bool
+    workspace: Workspace,
+    study: Study,
+    shares: Sequence[CollectedShare],
+    others: Sequence[str],
+    *,
+    has_left: bool,
 ) -> list[str]:
+    """`others`: sites whose kept share is of another protocol."""
     notes = []
     whole = sorted(s.site for s in shares if s.manifest.ages == "whole_years")
     if whole:
@@ -211,9 +223,8 @@ def _notes(
             f"The hub has a link key, with which it could try names against the tokens of "
             f"{', '.join(tokens)} and so learn index dates that do not leave: they rest on trust in the hub."
         )
-    other = of_other_protocols(workspace, study) if shares else ()
-    if other:
-        notes.append(f"The share of {', '.join(other)} is of another protocol and is not in it.")
+    if others:
+        notes.append(f"The share of {', '.join(others)} is of another protocol and is not in it.")
     return notes
 
 

@@ -176,6 +176,7 @@ def _read(db: duckdb.DuckDBPyConnection, study: Study) -> StudyTables:
             where=f"study {study.name}",
             advice="see cohort.attrition in the database: it counts who was lost at which step",
         )
+    content = _rows(db, "select content_sha256 from meta.build")[0][0]
     return StudyTables(
         survival=survival,
         covariates=_baseline(db, study, survival["patient_id"]),
@@ -217,7 +218,7 @@ def _read(db: duckdb.DuckDBPyConnection, study: Study) -> StudyTables:
         quarantined=_by_type(db, "quarantined"),
         last_updated=dict(_rows(db, "select site, max(last_updated_at) from meta.run group by site")),
         data_cutoff=_cutoff(db, study),
-        content_sha256=(content := _rows(db, "select content_sha256 from meta.build")[0][0]),
+        content_sha256=content,
         build_sha256=content,
         index_dates=_index_dates(db, study),
         excluded=_excluded(db, study),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +38,8 @@ from rwe.evidence.contract import (
     read_evidence,
     write_evidence,
 )
+from rwe.evidence.federated import federated_estimates
+from rwe.evidence.history import History
 from rwe.history.inputs import inputs_of
 from rwe.history.ledger import (
     history_folder,
@@ -51,7 +52,6 @@ from rwe.history.ledger import (
 )
 from rwe.history.manifest import (
     EVIDENCE,
-    UNFINISHED,
     Inputs,
     Manifest,
     manifest_sha256,
@@ -59,6 +59,7 @@ from rwe.history.manifest import (
     sealed,
     verify,
     write_manifest,
+    written_whole,
 )
 from rwe.history.past import Past, lenient_evidence, read_past, refresh_folders
 from rwe.progress import SILENT, Progress
@@ -88,13 +89,15 @@ def analyse(
 
     Reads the private build if it was made with exactly this protocol; else (a study file by path, or
     one changed since the build) its tables are built privately and thrown away afterwards. Where tables,
-    protocol, code and lock are those of the newest refresh there is nothing new: that one is returned and
-    nothing is written, unless `force`.
+    protocol, code, lock and the hub's federated estimates are those of the newest refresh there is nothing
+    new: that one is returned and nothing is written, unless `force`.
 
     Raises EvidenceError where nothing has landed or nobody is left in the cohort.
     """
     tables = study_tables(workspace, study, progress, with_variants=True)
-    inputs = inputs_of(study, tables, read_lock(study), key=workspace.pseudonym_key())
+    federated = federated_estimates(workspace.root, study.name, study.protocol_sha256)
+    key = workspace.pseudonym_key()
+    inputs = inputs_of(study, tables, read_lock(study), key=key, federated=federated)
     seal_open(workspace, study.name)
     if not force:
         same = _same_as_newest(workspace, study, inputs)
@@ -107,8 +110,11 @@ def analyse(
         history, ledger = describe_history(
             study, tables, evidence, inputs, past=past, before=before, key_id=key_id(workspace)
         )
-        evidence = evidence.model_copy(update={"history": history})
-        folder = _write_refresh(workspace, evidence, inputs, past)
+        is_made_up = workspace.settings.patients == "made_up"
+        evidence = evidence.model_copy(
+            update={"history": history, "federated": federated, "is_made_up": is_made_up}
+        )
+        folder = _write_refresh(workspace, evidence, history, inputs, past)
         with locked(workspace.private / "build.lock"):  # an erasure holds it, too
             if _is_still_there(workspace, study, tables):
                 write_ledger(workspace, ledger_path(workspace, study.name, folder.name), ledger)
@@ -142,37 +148,34 @@ def _before(workspace: Workspace, study: Study, past: Past) -> Before:
     if not past.looks:
         return Before()
     folder = workspace.evidence / study.name / past.looks[-1].refresh
-    manifest = read_manifest(folder)
+    manifest, then = read_manifest(folder), lenient_evidence(folder)
     return Before(
         look=past.looks[-1],
         inputs=manifest.inputs if manifest else None,
         ledger=read_ledger(workspace, study.name, folder.name),
-        protocol=lenient_evidence(folder).get("protocol"),
+        protocol=then.get("protocol"),
+        codelists=then.get("codelists"),
     )
 
 
-def _write_refresh(workspace: Workspace, evidence: Evidence, inputs: Inputs, past: Past) -> Path:
-    """Whole or absent: a killed process leaves a hidden folder, which the next one removes."""
+def _write_refresh(
+    workspace: Workspace, evidence: Evidence, history: History, inputs: Inputs, past: Past
+) -> Path:
     folder: Path = workspace.evidence / evidence.study.name / evidence.refresh.id
-    for stale in folder.parent.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(stale)
-    part = folder.with_name(f"{UNFINISHED}{folder.name}")
-    part.mkdir(parents=True)
-    write_evidence(evidence, part / EVIDENCE)
-    assert evidence.history is not None  # noqa: S101  (the caller has just made it)
-    manifest = Manifest(
-        study=evidence.study.name,
-        refresh=evidence.refresh.id,
-        created_at=evidence.refresh.created_at,
-        content_sha256=evidence.refresh.content_sha256,
-        inputs=inputs,
-        look=evidence.history.looks[-1].model_dump(mode="json"),
-        files=sealed(part, [EVIDENCE]),
-        before_refresh=past.newest.name if past.newest else None,
-        before=manifest_sha256(past.newest) if past.newest else None,
-    )
-    write_manifest(part, manifest)
-    part.rename(folder)
+    with written_whole(folder) as part:
+        write_evidence(evidence, part / EVIDENCE)
+        manifest = Manifest(
+            study=evidence.study.name,
+            refresh=evidence.refresh.id,
+            created_at=evidence.refresh.created_at,
+            content_sha256=evidence.refresh.content_sha256,
+            inputs=inputs,
+            look=history.looks[-1].model_dump(mode="json"),
+            files=sealed(part, [EVIDENCE]),
+            before_refresh=past.newest.name if past.newest else None,
+            before=manifest_sha256(past.newest) if past.newest else None,
+        )
+        write_manifest(part, manifest)
     return folder
 
 

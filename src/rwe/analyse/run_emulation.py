@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rwe.analyse.tasks import (
     BalanceAfter,
@@ -18,6 +18,7 @@ from rwe.survival.clone_rows import arm_cox_data
 from rwe.survival.data import CountingProcess
 from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
+from rwe.survival.weight_diagnostics import WeightDiagnostics
 from rwe.survival.weighted_curves import WeightedCurve
 
 FEWEST_EFFECTIVE = 10.0
@@ -27,7 +28,6 @@ FEWEST_EFFECTIVE = 10.0
 def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
     """Clone-censor-weight as the protocol asks for it; raises as `clone_censor_weight`."""
     a, treated = task.analysis, task.protocol.strategies.treated
-    excuses = treated.unless_progressed and a.salvage == "apart"
     return clone_censor_weight(
         task.table,
         treated.grace_days if a.grace_days is None else a.grace_days,
@@ -36,7 +36,7 @@ def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
         horizon_days=horizon,
         times=task.protocol.horizons,
         control=a.compared_with,
-        unless="progression_day" if excuses else None,
+        unless=task.excuse,
         treated_model=a.weight_model,
         site_indicators=task.by_site,
         loss_weights=a.weight_for_loss,
@@ -56,12 +56,10 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
     """
     a = task.analysis
     found = emulated(task, horizon=task.horizon)
-    fewest = min(w.effective_sample_size for w in found.weights)
-    if fewest < FEWEST_EFFECTIVE:
-        raise TooLittleError(
-            f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
-            advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
-        )
+    refuse_few(
+        found.weights,
+        advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
+    )
     if a.role == "primary" and task.site is None and found.rows is not None:
         data = arm_cox_data(found.rows)
         findings.primary = PrimaryRows(data, "efron", is_robust=True, has_own_se=not a.replicates)
@@ -71,6 +69,16 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
     balance = balance_after(task, found)
     if balance is not None:
         findings.balance.append(balance)
+
+
+def refuse_few(weights: Sequence[WeightDiagnostics], *, advice: str) -> None:
+    """Raises TooLittleError where the weights of an arm are worth fewer than ten patients."""
+    fewest = min((w.effective_sample_size for w in weights), default=FEWEST_EFFECTIVE)
+    if fewest < FEWEST_EFFECTIVE:
+        raise TooLittleError(
+            f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
+            advice=advice,
+        )
 
 
 def balance_after(task: Task, found: CloneCensorWeight) -> BalanceAfter | None:

@@ -55,13 +55,13 @@ def run_grid(
 
     Each hazard ratio joins `findings.estimates` as a sensitivity whose `parameters.variant` says which rule
     was changed; what the data cannot carry is refused in its row. Raises EvidenceError where `tables` lack a
-    variant that the grid names.
+    variant that the grid names, or no analysis knows a rule.
     """
     if not protocol.sensitivity_grid:
         return None
     cohort, rows, begun = tables.cohort(), list[GridRow](), list[Analysis]()
     asked = _as_answered(protocol, findings)
-    by_analysis = [(_analysis(asked, c), c) for c in protocol.sensitivity_grid]
+    by_analysis = [(_analysis(protocol, asked, c), c) for c in protocol.sensitivity_grid]
     by_analysis.sort(key=lambda found: (found[0].role != "primary", asked.index(found[0])))
     with progress.step("sensitivity grid", total=len(by_analysis), unit="rules") as step:
         for analysis, change in by_analysis:
@@ -89,9 +89,14 @@ def _as_answered(protocol: Protocol, findings: Findings) -> list[Analysis]:
     return [answer, *as_sensitivity]
 
 
-def _analysis(asked: Sequence[Analysis], change: RuleChange) -> Analysis:
+def _analysis(protocol: Protocol, asked: Sequence[Analysis], change: RuleChange) -> Analysis:
     found = analysis_of(change.rule, asked)
-    assert found is not None  # noqa: S101  (the protocol refuses such an entry)
+    if found is None:  # a study file with such an entry is refused
+        raise EvidenceError(
+            f"no analysis with a hazard ratio knows the rule {change.rule}",
+            where=f"study {protocol.name}",
+            advice="take its entry out of sensitivity_grid",
+        )
     return found
 
 
@@ -143,7 +148,9 @@ def _tried(
             variant = next((v for v in variants if v.change == change), None)
             if variant is None:
                 raise EvidenceError(
-                    f"the cohort under {change.label} was not read", where=f"study {protocol.name}"
+                    f"the cohort under {change.label} was not read",
+                    where=f"study {protocol.name}",
+                    advice="report it: the study file names it",
                 )
             return _of_tables(task, change, variant)
 

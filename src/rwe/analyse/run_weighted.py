@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from rwe.analyse.run_emulation import FEWEST_EFFECTIVE, weighted_points
+from rwe.analyse.run_emulation import refuse_few, weighted_points
 from rwe.analyse.tasks import (
     BalanceAfter,
     Findings,
     PrimaryRows,
     Task,
-    TooLittleError,
     effect_estimate,
 )
-from rwe.evidence.contract import Curve
-from rwe.survival.aiptw import aiptw_survival
+from rwe.evidence.contract import Curve, Estimate
+from rwe.survival.aiptw import AiptwSurvival, aiptw_survival
+from rwe.survival.arm_contrasts import SurvivalContrast
 from rwe.survival.cox import CoxData
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
 from rwe.survival.msm import marginal_structural_cox
-from rwe.survival.propensity import landmark_weighted
+from rwe.survival.propensity import LandmarkWeighted, landmark_weighted
 from rwe.survival.sequential import sequential_trials
-from rwe.survival.weight_diagnostics import WeightDiagnostics
 
-
-def _excuse(task: Task) -> str | None:
-    """The event that ends the strategy: progression, where the protocol says so and salvage is kept apart."""
-    excuses = task.protocol.strategies.treated.unless_progressed and task.analysis.salvage == "apart"
-    return "progression_day" if excuses else None
+_ADVICE = "adjust for fewer covariates, or choose another landmark"
 
 
 def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings) -> None:
@@ -36,13 +31,13 @@ def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings)
         task.table,
         task.fixed,
         task.time_varying,
-        unless=_excuse(task),
+        unless=task.excuse,
         last_start_day=task.protocol.strategies.treated.grace_days,
         stratify_by_site=task.by_site,
         level=task.protocol.confidence_level,
     )
-    _refuse_few([found.weights] if found.weights else [])
-    _keep_rows(task, found.data, findings)
+    refuse_few([found.weights] if found.weights else [], advice=_ADVICE)
+    _keep_rows(task, found.data, findings, has_own_se=False)
     findings.estimates.append(
         effect_estimate(
             task,
@@ -68,7 +63,7 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
     it, so exposed and not exposed cannot be made alike by weights, and the ratio would be as confounded as
     without them.
     """
-    if _excuse(task):
+    if task.excuse is not None:
         raise NotEstimableError(
             "the strategy ends at progression, so whoever progressed could not start: a structural model of "
             "starting needs that everybody could",
@@ -83,8 +78,8 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
         truncate_percentile=task.analysis.truncate_percentile,
         level=task.protocol.confidence_level,
     )
-    _refuse_few([found.weights])
-    _keep_rows(task, found.data, findings)
+    refuse_few([found.weights], advice=_ADVICE)
+    _keep_rows(task, found.data, findings, has_own_se=False)
     findings.estimates.append(
         effect_estimate(
             task,
@@ -106,7 +101,7 @@ def who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
     Whoever had progressed by then could not start by the strategy: no weight makes the started like them.
     Raises NotEstimableError as `require_both_groups`.
     """
-    if _excuse(task) is None or "progression_day" not in task.table.patients.columns:
+    if task.excuse is None or "progression_day" not in task.table.patients.columns:
         return task, task.rows()
     day = task.landmark or 0
     patients = task.table.patients
@@ -127,17 +122,11 @@ def who_could_choose(task: Task) -> tuple[Task, CountingProcess]:
     return narrowed, rows
 
 
-def _refuse_few(weights: Sequence[WeightDiagnostics]) -> None:
-    fewest = min((w.effective_sample_size for w in weights), default=FEWEST_EFFECTIVE)
-    if fewest < FEWEST_EFFECTIVE:
-        raise TooLittleError(
-            f"the weights of an arm are worth {fewest:.1f} patients: too few for a weighted estimate",
-            advice="adjust for fewer covariates, or choose another landmark",
-        )
-
-
 def _keep_rows(task: Task, data: CoxData | None, findings: Findings, *, has_own_se: bool = True) -> None:
-    """For the bundle of a primary analysis: a Cox model with the sandwich variance by patient."""
+    """For the bundle of a primary analysis: a Cox model with the sandwich variance by patient.
+
+    `has_own_se`: that is the variance of the evidence, and not a bootstrap's or a jackknife's.
+    """
     if task.analysis.role == "primary" and task.site is None and data is not None:
         findings.primary = PrimaryRows(data, "efron", is_robust=True, has_own_se=has_own_se)
 
@@ -145,14 +134,14 @@ def _keep_rows(task: Task, data: CoxData | None, findings: Findings, *, has_own_
 def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Started by the landmark against not, weighted by propensity; days count from the landmark."""
     task, rows = who_could_choose(task)
-    a, horizon = task.analysis, task.horizon
+    a = task.analysis
     found = landmark_weighted(
         task.table,
         task.landmark or 0,
         task.fixed,
         task.time_varying,
         kind=a.weights,
-        horizon_days=horizon,
+        horizon_days=task.horizon,
         times=task.protocol.horizons,
         site_indicators=task.by_site,
         replicates=a.replicates,
@@ -160,61 +149,71 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
         level=task.protocol.confidence_level,
         progress=task.progress,
     )
-    _refuse_few(found.weights)
+    refuse_few(found.weights, advice=_ADVICE)
     _keep_rows(task, found.data, findings, has_own_se=not a.replicates)
     if task.site is None:
-        findings.balance.append(
-            BalanceAfter(
-                f"{found.method}, day {task.landmark}",
-                {b.covariate: b.after for b in found.balance if b.after is not None},
-                a.role == "primary",
-            )
+        smd = {b.covariate: b.after for b in found.balance if b.after is not None}
+        words = f"{found.method}, day {task.landmark}"
+        findings.balance.append(BalanceAfter(words, smd, a.role == "primary"))
+    asked: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
+    findings.estimates.append(
+        effect_estimate(
+            task,
+            rows,
+            "hazard_ratio",
+            found.contrasts.hazard_ratio,
+            method=found.method,
+            warnings=found.warnings,
+            parameters=task.parameters(**asked),
+            effect_type="marginal",
         )
-    control, treated = task.strategies()
-    options: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
-    ratio = effect_estimate(
-        task,
-        rows,
-        "hazard_ratio",
-        found.contrasts.hazard_ratio,
-        method=found.method,
-        warnings=found.warnings,
-        parameters=task.parameters(**options),
-        effect_type="marginal",
     )
-    findings.estimates.append(ratio)
     for at in found.contrasts.survival:
-        options["time_days"], options["time_origin_day"] = int(at.day), task.landmark
-        for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
-            findings.estimates.append(
-                effect_estimate(
-                    task,
-                    rows,
-                    "survival" if strategy else "survival_difference",
-                    effect,
-                    method=found.method,
-                    contrast=task.contrast(strategy),
-                    parameters=task.parameters(**options),
-                    effect_type=None if strategy else "marginal",
-                )
-            )
-    for strategy, curve, n in zip((control, treated), found.contrasts.curves, found.n, strict=True):
-        findings.curves.append(
-            Curve(
-                analysis=a.analysis,
-                strategy=strategy,
-                site=task.site,
-                is_biased=False,
-                parameters=task.parameters(weight_model=a.weights, time_origin_day=task.landmark),
-                points=weighted_points(curve, n),
-            )
+        findings.estimates.extend(_survival(task, rows, at, found.method, asked))
+    findings.curves.extend(_curves(task, found))
+
+
+def _survival(
+    task: Task,
+    rows: CountingProcess,
+    at: SurvivalContrast | AiptwSurvival,
+    method: str,
+    asked: Mapping[str, object],
+    *,
+    warnings: Sequence[str] = (),
+) -> Iterator[Estimate]:
+    """Survival of both strategies on one day after the landmark, and their difference, with `warnings`."""
+    control, treated = task.strategies()
+    where = task.parameters(**asked, time_days=int(at.day), time_origin_day=task.landmark)
+    for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
+        yield effect_estimate(
+            task,
+            rows,
+            "survival" if strategy else "survival_difference",
+            effect,
+            method=method,
+            warnings=() if strategy else warnings,
+            contrast=task.contrast(strategy),
+            parameters=where,
+            effect_type=None if strategy else "marginal",
+        )
+
+
+def _curves(task: Task, found: LandmarkWeighted) -> Iterator[Curve]:
+    for strategy, curve, n in zip(task.strategies(), found.contrasts.curves, found.n, strict=True):
+        yield Curve(
+            analysis=task.analysis.analysis,
+            strategy=strategy,
+            site=task.site,
+            is_biased=False,
+            parameters=task.parameters(weight_model=task.analysis.weights, time_origin_day=task.landmark),
+            points=weighted_points(curve, n),
         )
 
 
 def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Survival after a landmark: right if the outcome model is, or those of treatment and censoring."""
     task, rows = who_could_choose(task)
-    control, treated = task.strategies()
     leaning = landmark_weighted(
         task.table,
         task.landmark or 0,
@@ -224,7 +223,7 @@ def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
         horizon_days=task.horizon,
         replicates=0,
     )
-    _refuse_few(leaning.weights)
+    refuse_few(leaning.weights, advice=_ADVICE)
     found = aiptw_survival(
         task.table,
         task.landmark or 0,
@@ -236,23 +235,7 @@ def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
         level=task.protocol.confidence_level,
         progress=task.progress,
     )
+    asked = {"replicates": task.analysis.replicates or None}
     for at in found:
-        where = task.parameters(
-            time_days=int(at.day),
-            time_origin_day=task.landmark,
-            replicates=task.analysis.replicates or None,
-        )
-        for strategy, effect in ((treated, at.treated), (control, at.control), (None, at.difference)):
-            findings.estimates.append(
-                effect_estimate(
-                    task,
-                    rows,
-                    "survival" if strategy else "survival_difference",
-                    effect,
-                    method=at.method,
-                    warnings=() if strategy else (*at.warnings, *leaning.warnings),
-                    contrast=task.contrast(strategy),
-                    parameters=where,
-                    effect_type=None if strategy else "marginal",
-                )
-            )
+        warnings = (*at.warnings, *leaning.warnings)
+        findings.estimates.extend(_survival(task, rows, at, at.method, asked, warnings=warnings))

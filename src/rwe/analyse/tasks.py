@@ -125,6 +125,12 @@ class Task:
         )
 
     @property
+    def excuse(self) -> str | None:
+        """The event that ends the strategy: progression, where the protocol says so and salvage is apart."""
+        excuses = self.protocol.strategies.treated.unless_progressed and self.analysis.salvage == "apart"
+        return "progression_day" if excuses else None
+
+    @property
     def interval_options(self) -> tuple[str, ...]:
         """What of the analysis decides how its interval is made, in the words of the coverage table."""
         a, kind = self.analysis, self.analysis.analysis
@@ -207,7 +213,7 @@ def prepared(task: Task) -> Task:
         notes += events.warnings
     task = replace(task, table=table)
     notes += [*_later_starters(task), *_adjusts_for_less(task)]
-    return replace(task, table=table, notes=tuple(notes))
+    return replace(task, notes=tuple(notes))
 
 
 def _later_starters(task: Task) -> list[str]:

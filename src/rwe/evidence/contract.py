@@ -17,9 +17,19 @@ import jsonschema
 from pydantic import Field
 
 from rwe.errors import EvidenceError
+from rwe.evidence.federated import FederatedEstimate
 from rwe.evidence.grid import SensitivityGrid
 from rwe.evidence.history import History
-from rwe.evidence.parts import BiasAutopsy, Diagnostics, Kinetics, LockSummary, Part, Safety, is_none
+from rwe.evidence.parts import (
+    BiasAutopsy,
+    Diagnostics,
+    Kinetics,
+    LockSummary,
+    Part,
+    Safety,
+    is_empty,
+    is_none,
+)
 from rwe.evidence.synthesis import Synthesis
 from rwe.study.analyses import AnalysisName
 
@@ -290,6 +300,9 @@ class Evidence(Part):
     sites: list[SiteSummary]
     runs: list[RunSummary]
     quality: list[QualityFinding]
+    is_made_up: bool = Field(
+        default=False, exclude_if=is_empty, description="The patients are made up: this is no evidence."
+    )
     cohort: Cohort
     attrition: list[AttritionStep]
     baseline: list[BaselineRow]
@@ -305,6 +318,11 @@ class Evidence(Part):
     bias_autopsy: BiasAutopsy | None = None
     protocol_lock: LockSummary | None = None
     sensitivity_grid: SensitivityGrid | None = Field(default=None, exclude_if=is_none)
+    federated: list[FederatedEstimate] = Field(
+        default=[],
+        exclude_if=is_empty,
+        description="What this workspace found as a hub, from sums of sites whose patients are not here.",
+    )
 
 
 def evidence_schema() -> dict[str, Any]:

@@ -97,6 +97,7 @@ def outward(
         ],
         runs=[],
         quality=[],
+        is_made_up=evidence.is_made_up,
         cohort=_cohort(evidence.cohort, arms),
         attrition=[_step(s) for s in evidence.attrition],
         baseline=_baselines(evidence.baseline),
@@ -153,7 +154,7 @@ def _baselines(rows: Sequence[BaselineRow]) -> list[BaselineRow]:
     return [_baseline(r, is_compared=(r.variable, r.level) not in of_few) for r in rows]
 
 
-def _baseline(r: BaselineRow, *, is_compared: bool = False) -> BaselineRow:
+def _baseline(r: BaselineRow, *, is_compared: bool) -> BaselineRow:
     n = midpoint_6(r.n)
     is_share = r.level is not None or _is_yes_or_no(r)
     mean = None if r.mean is None or r.n < FEWEST_IN_A_MEAN else digits_of(r.mean, 2)
@@ -229,9 +230,7 @@ def _safety(s: Safety | None) -> Safety | None:
     return Safety(rates=rates, notes=[*without_numbers(s.notes), *hidden])
 
 
-def _autopsy(
-    found: BiasAutopsy | None, arms: Arms, withheld: Collection[Number] = frozenset()
-) -> BiasAutopsy | None:
+def _autopsy(found: BiasAutopsy | None, arms: Arms, withheld: Collection[Number]) -> BiasAutopsy | None:
     """None where few started, or few more than in an earlier release; else the steps that may leave."""
     if found is None or min(found.starters, arms.started) <= FEW or number_of_days(found) in withheld:
         return None

@@ -17,5 +17,6 @@ step and asks again. Hub and sites exchange nothing but files. docs/federation.m
     site          a site's part: answer
     hub           the hub's part: init and combine
     result        the estimate from the last totals
+    evidence      what of it an analysis and its report may show
     drop          files through a web server instead of by hand
 """

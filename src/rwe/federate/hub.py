@@ -3,6 +3,7 @@
 WORKSPACE/federate/hub/REFRESH/request.STEP.json      every request as it was sent
 WORKSPACE/federate/hub/REFRESH/answers.STEP/SITE.json every answer that was added
 WORKSPACE/federate/hub/REFRESH/result.json            once it ended
+WORKSPACE/federate/hub/REFRESH/estimate.json          of it, what the next `rwe analyse` takes up
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from rwe.config import Workspace
 from rwe.errors import EvidenceError, PartialError, UsageError
+from rwe.evidence.federated import ESTIMATE, HUB, write_estimate
 from rwe.federate import fixed_point, guards
 from rwe.federate.documents import (
     Mode,
@@ -36,6 +38,7 @@ from rwe.federate.documents import (
     verify_answer,
     write_document,
 )
+from rwe.federate.evidence import evidence_of
 from rwe.federate.newton import Decision, Point, decide, point_of
 from rwe.federate.plan import Plan, default_analysis, make_plan
 from rwe.federate.result import FORMAT, FederatedResult, make_result
@@ -113,7 +116,7 @@ def init(
 
 def hub_folder(workspace: Workspace) -> Path:
     """Where this workspace keeps the refreshes that it began."""
-    return workspace.root / "federate" / "hub"
+    return workspace.root / HUB
 
 
 def _send(workspace: Workspace, request: Request, to: Path) -> Asked:
@@ -131,14 +134,18 @@ def combine(
 
     Answers are found in the folder `answers`; files of other refreshes and steps are passed over. Raises
     PartialError where sites are missing, naming them; UsageError and SignatureError where an answer is not
-    what was asked for or not signed by the pinned key of its site.
+    what was asked for or not signed by the pinned key of its site. Beside the result it leaves the estimate
+    for the next analysis of the study; where that is missing, a repeat leaves it again.
     """
     if not to.is_dir():
         raise UsageError("there is no such folder", where=str(to), advice="make it first")
     folder = _folder_of(workspace, refresh)
     with locked(folder / ".lock"):
         if (folder / "result.json").is_file():
-            return read_result(workspace, refresh)
+            result = read_result(workspace, refresh)
+            if not (folder / ESTIMATE).is_file():
+                _leave_estimate(workspace, folder, result)
+            return result
         sent = _requests(folder)
         last = sent[-1].document
         plan = _plan(workspace, last)
@@ -150,7 +157,16 @@ def combine(
         result = _result(folder, sent, plan, points, decision, moment=now or datetime.now(UTC))
         for path in (folder / "result.json", to / f"{last.study}.{refresh}.result.json"):
             _write_result(result, path)
+        _leave_estimate(workspace, folder, result)
         return result
+
+
+def _leave_estimate(workspace: Workspace, folder: Path, result: FederatedResult) -> None:
+    """For the next analysis of the study; none where its protocol is another one by now."""
+    request = _requests(folder)[-1].document
+    study = study_asked(workspace, request)
+    if study is not None:
+        write_estimate(evidence_of(result, study, request.analysis), folder)
 
 
 def _folder_of(workspace: Workspace, refresh: str) -> Path:
@@ -169,15 +185,23 @@ def _requests(folder: Path) -> list[SignedRequest]:
     return [read_request(folder / f"request.{step}.json") for step in range(count)]
 
 
-def _plan(workspace: Workspace, request: Request) -> Plan:
+def study_asked(workspace: Workspace, about: Request | FederatedResult) -> Study | None:
+    """The study that a refresh is about; None where its protocol is another one by now."""
     for path in workspace.studies.glob("*.yaml"):
-        if path.stem != request.study:
+        if path.stem != about.study:
             continue
         study = load_study(path)
-        if (study.name, study.protocol_sha256) == (request.study, request.protocol_sha256):
-            plan = make_plan(study, request.analysis, request.landmark_day)
-            if plan.sha256 == request.plan_sha256:
-                return plan
+        if (study.name, study.protocol_sha256) == (about.study, about.protocol_sha256):
+            return study
+    return None
+
+
+def _plan(workspace: Workspace, request: Request) -> Plan:
+    study = study_asked(workspace, request)
+    if study is not None:
+        plan = make_plan(study, request.analysis, request.landmark_day)
+        if plan.sha256 == request.plan_sha256:
+            return plan
     raise UsageError(
         "the protocol changed since this refresh began",
         where=f"study {request.study}",

@@ -151,10 +151,14 @@ def news_by_site(before: Ledger | None, after: Ledger) -> list[SiteNews]:
     ]
 
 
-def protocol_differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
-    """Fields of two protocols that differ, but for words (title, question, version)."""
+def protocol_differences(
+    before: dict[str, object], after: dict[str, object], *, has_other_codelists: bool = False
+) -> list[str]:
+    """Fields of two protocols that differ, but for words (title, question, version); else `codelists`, where
+    only codes differ."""
     words = {"title", "question", "version", "schema_version"}
-    return sorted(f for f in {*before, *after} - words if before.get(f) != after.get(f))
+    fields = sorted(f for f in {*before, *after} - words if before.get(f) != after.get(f))
+    return fields or (["codelists"] if has_other_codelists else [])
 
 
 def _column(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:

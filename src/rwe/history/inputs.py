@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 import rwe
+from rwe.evidence.federated import FederatedEstimate, federated_sha256
 from rwe.history.ledger import Ledger
 from rwe.history.manifest import Inputs, code_sha256
 from rwe.study import Study
@@ -20,9 +22,16 @@ if TYPE_CHECKING:
     from rwe.analyse.read import StudyTables
 
 
-def inputs_of(study: Study, tables: StudyTables, lock: ProtocolLock, *, key: bytes) -> Inputs:
+def inputs_of(
+    study: Study,
+    tables: StudyTables,
+    lock: ProtocolLock,
+    *,
+    key: bytes,
+    federated: Sequence[FederatedEstimate] = (),
+) -> Inputs:
     """The inputs of a refresh: the study's own tables (a build changes with every study in it), the protocol
-    with its code lists, the code, the lock.
+    with its code lists, the code, the lock, and what this workspace found as a hub.
 
     `key`: the pseudonyms' key. Under it the tables' hash lets no guess at their rows be checked.
     """
@@ -33,6 +42,7 @@ def inputs_of(study: Study, tables: StudyTables, lock: ProtocolLock, *, key: byt
         code_version=rwe.__version__,
         code_sha256=code_sha256(),
         lock_sha256=hashlib.sha256(json.dumps([lock.status, log]).encode()).hexdigest(),
+        federated_sha256=federated_sha256(federated),
     )
 
 

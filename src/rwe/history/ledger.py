@@ -177,9 +177,11 @@ def forget_erased(workspace: Workspace) -> int:
     blocklist = open_blocklist(workspace)
     if blocklist is None:
         return 0
-    gone = 0
-    for stray in (workspace.private / "history").rglob(".*.part"):  # of a process that was killed
+    gone, root = 0, workspace.private / "history"
+    for stray in root.rglob(".*.part"):  # of a process that was killed
         stray.unlink(missing_ok=True)
+    for folder in root.glob("*/"):  # what is written anew is sealed, and must be called so
+        seal_open(workspace, folder.name)
     for path in _all(workspace):
         ledger = _read(workspace, path)
         if ledger is None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -43,11 +45,12 @@ class SealedFile(msgspec.Struct, frozen=True):
     size: int
 
 
-class Inputs(msgspec.Struct, frozen=True):
+class Inputs(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a refresh is made of: the same inputs give the same numbers.
 
     `tables_sha256` is of the study's tables as they were analysed (see `rwe.history.inputs`), `lock` of the
-    protocol's lock: its status and its log.
+    protocol's lock: its status and its log. `federated_sha256` is of the hub's federated estimates; without
+    any it is left out, so that the chain of older manifests keeps its hashes.
     """
 
     tables_sha256: str
@@ -55,6 +58,7 @@ class Inputs(msgspec.Struct, frozen=True):
     code_version: str
     code_sha256: str
     lock_sha256: str
+    federated_sha256: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -120,6 +124,20 @@ def write_sealed(folder: Path, files: Sequence[SealedFile], manifest: bytes) -> 
         f.flush()
         os.fsync(f.fileno())
     part.replace(folder / MANIFEST)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` on the way out: whole or absent.
+
+    A killed process leaves a hidden one, which the next removes.
+    """
+    for stale in folder.parent.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(stale)
+    part = folder.with_name(f"{UNFINISHED}{folder.name}")
+    part.mkdir(parents=True)
+    yield part
+    part.rename(folder)
 
 
 def sealed(folder: Path, names: Sequence[str]) -> tuple[SealedFile, ...]:

@@ -104,7 +104,11 @@ def lenient_evidence(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise EvidenceError("the evidence is not readable JSON", where=str(folder / EVIDENCE))
+        raise EvidenceError(
+            "the evidence is not readable JSON",
+            where=str(folder / EVIDENCE),
+            advice="restore the folder from a backup, or make a new refresh with `rwe analyse --force`",
+        )
     return found
 
 

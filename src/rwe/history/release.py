@@ -15,7 +15,6 @@ Earlier releases are told by their ledgers, which stay here wherever the release
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -50,6 +49,7 @@ from rwe.history.manifest import (
     require_unaltered,
     sealed,
     write_sealed,
+    written_whole,
 )
 from rwe.history.past import older_evidence, refresh_folders
 from rwe.report.page import write_report
@@ -216,15 +216,11 @@ def new_since(then: Ledger, now: Ledger) -> tuple[int, int]:
     common = set(before["patient_id"]) & set(after["patient_id"])
     told = {site for f in (before, after) for site in f.loc[f["patient_id"].isin(common), "site"]}
     new = [
-        _new(set(b.loc[b["site"].isin(told), "patient_id"]), set(a.loc[a["site"].isin(told), "patient_id"]))
+        len(set(a.loc[a["site"].isin(told), "patient_id"]) - set(b.loc[b["site"].isin(told), "patient_id"]))
         + max(0, int((~a["site"].isin(told)).sum()) - int((~b["site"].isin(told)).sum()))
         for b, a in ((before, after), (before[before["is_event"]], after[after["is_event"]]))
     ]
     return new[0], new[1]
-
-
-def _new(then: set[str], now: set[str]) -> int:
-    return len(now - then)
 
 
 def too_near(
@@ -268,7 +264,9 @@ def _write(
     name = f"{at:%Y%m%dT%H%M%SZ}-release-{number}"
     folder = workspace.evidence / study / "releases" / name
     if folder.exists():
-        raise UsageError("a release of this second is there already", where=str(folder))
+        raise UsageError(
+            "a release of this second is there already", where=str(folder), advice="run it again"
+        )
     inside = older_evidence(source)
     numbers, protocol = numbers_that_leave(inside), inside.study.protocol_sha256
     withheld = too_near(workspace, numbers, protocol, earlier)
@@ -289,23 +287,19 @@ def _number(names: Sequence[str]) -> int:
 
 
 def _write_folder(folder: Path, evidence: Evidence, number: int) -> None:
-    for stale in folder.parent.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(stale)
-    part = folder.with_name(f"{UNFINISHED}{folder.name}")
-    part.mkdir(parents=True)
-    write_evidence(evidence, part / EVIDENCE)
-    write_report(part / EVIDENCE, part / REPORT)
-    manifest = ReleaseManifest(
-        study=evidence.study.name,
-        release=folder.name,
-        number=number,
-        created_at=evidence.refresh.created_at,
-        protocol_sha256=evidence.study.protocol_sha256,
-        code_version=evidence.refresh.code_version,
-        files=sealed(part, [EVIDENCE, REPORT]),
-    )
-    write_sealed(part, manifest.files, msgspec.json.encode(manifest))
-    part.rename(folder)
+    with written_whole(folder) as part:
+        write_evidence(evidence, part / EVIDENCE)
+        write_report(part / EVIDENCE, part / REPORT)
+        manifest = ReleaseManifest(
+            study=evidence.study.name,
+            release=folder.name,
+            number=number,
+            created_at=evidence.refresh.created_at,
+            protocol_sha256=evidence.study.protocol_sha256,
+            code_version=evidence.refresh.code_version,
+            files=sealed(part, [EVIDENCE, REPORT]),
+        )
+        write_sealed(part, manifest.files, msgspec.json.encode(manifest))
 
 
 def _history(earlier: Sequence[Path]) -> History | None:

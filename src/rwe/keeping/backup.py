@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,7 +224,7 @@ def _copy_all(root: Path, target: Path, secrets: frozenset[Path]) -> Iterator[Ba
     copied: dict[tuple[int, int], tuple[Path, str]] = {}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if _is_passing(inside) or path.resolve() in secrets:
+        if _is_passing(inside) or _resolved(path) in secrets:
             continue
         new = target / inside
         if path.is_symlink():
@@ -299,7 +299,7 @@ def _refuse_ways_out(backup: Backup, source: Path) -> None:
     for one in backup.files:
         inside = Path(one.path)
         if inside.is_absolute() or ".." in inside.parts or inside == Path():
-            raise UsageError("the backup names a file outside itself", where=str(source))
+            raise UsageError("the backup names a file outside itself", where=str(source), advice=_NOT_OURS)
         if links.intersection(inside.parents):
             raise UsageError("the backup names a file behind a link", where=str(source), advice=_NOT_OURS)
         if one.link is not None and _leads_out(inside, one.link):
@@ -356,9 +356,9 @@ def _fingerprint(blocklist: Blocklist | None) -> str | None:
     return blocklist.by_pseudonym("rwe blocklist fingerprint") if blocklist else None
 
 
-def _write_synced(path: Path, content: Sequence[int] | bytes) -> None:
+def _write_synced(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as f:
-        f.write(bytes(content))
+        f.write(content)
         f.flush()
         os.fsync(f.fileno())

@@ -77,22 +77,18 @@ def erase(
         raise UsageError("nobody is named", advice="give --patient-file or --pseudonym")
     with only_build(workspace), site_lock(workspace.landing, site):
         finish_interrupted(workspace.landing, site)
-        runs = [r for r in list_runs(workspace.landing, site, cipher=workspace.cipher()) if raw_is_there(r)]
-        of = Pseudonymiser(workspace.pseudonym_key(), site)
-        named = frozenset({*(of.of("Patient", i) for i in patient_ids), *pseudonyms})
-        persons = _all_records(workspace, site, runs, named, of)
-        ids = frozenset({*patient_ids, *_ids_of(runs, persons, of)})
+        who = _who(workspace, site, patient_ids, pseudonyms)
         blocklist = open_blocklist(workspace, make=True)
         if blocklist is None:  # pragma: no cover - it is made
             raise RweError("the list of erased patients cannot be opened")
-        _remember(blocklist, site, ids, persons)
-        remember_erased(workspace, site, persons)
-        found = _take_out(workspace, site, runs, ids, persons)
+        _remember(blocklist, site, who.ids, who.persons)
+        remember_erased(workspace, site, who.persons)
+        found = _take_out(workspace, site, who)
     builds = _build_anew(workspace, studies, progress)
-    remaining, other_sites = _remaining(workspace, site, _sought(ids, persons))
+    remaining, other_sites = _remaining(workspace, site, _sought(who.ids, who.persons))
     return Erased(
         site=site,
-        patients=len(named),
+        patients=who.named,
         lines=dict(sorted(found.cut.lines.items())),
         blanked=found.cut.blanked.total(),
         rows=found.rows,
@@ -101,7 +97,38 @@ def erase(
         backups=tuple(str(b.path) for b in known_backups(workspace)),
         remaining=remaining,
         other_sites=other_sites,
-        knows_ids=bool(ids),
+        knows_ids=bool(who.ids),
+    )
+
+
+def would_erase(
+    workspace: Workspace, site: str, *, patient_ids: Collection[str] = (), pseudonyms: Collection[str] = ()
+) -> Erased:
+    """What `erase` would take out, counted; nothing is changed.
+
+    What a killed erasure left half done is not counted, and no file is searched. Raises as `erase`.
+    """
+    if not patient_ids and not pseudonyms:
+        raise UsageError("nobody is named", advice="give --patient-file or --pseudonym")
+    with only_build(workspace), site_lock(workspace.landing, site):
+        who = _who(workspace, site, patient_ids, pseudonyms)
+        cutter = Cutter(who.is_gone, who.ids, who.persons, workspace.cipher())
+        for run in who.runs:
+            cutter.collect(run)
+        for run in who.runs:
+            cutter.count(run)
+        records, old = who.went_with(cutter.cut), _of_lake_alone(workspace, site, who.runs)
+        rows = pooled.take_out(workspace, site, who.persons, records, old, only_count=True) if old else 0
+    return Erased(
+        site=site,
+        patients=who.named,
+        lines=dict(sorted((t, n) for t, n in cutter.cut.lines.items() if n)),
+        blanked=cutter.cut.blanked.total(),
+        rows=rows,
+        runs=len(cutter.cut.runs),
+        builds=len(kept_builds(workspace)),
+        backups=tuple(str(b.path) for b in known_backups(workspace)),
+        knows_ids=bool(who.ids),
     )
 
 
@@ -118,19 +145,15 @@ def erase_blocked(workspace: Workspace, studies: Sequence[Study], *, progress: P
             with site_lock(workspace.landing, site):
                 finish_interrupted(workspace.landing, site)
                 of = Pseudonymiser(workspace.pseudonym_key(), site)
-                runs = [
-                    r
-                    for r in list_runs(workspace.landing, site, cipher=workspace.cipher())
-                    if raw_is_there(r)
-                ]
+                runs = _landed(workspace, site)
                 ids = frozenset(i for i in _all_ids(runs) if is_blocked(i))
-                pooled_ = pooled.patients_in_lake(workspace, site)
-                persons = frozenset({*(of.of("Patient", i) for i in ids)}) | {
-                    p for p in pooled_ if blocklist.holds_pseudonym(p)
-                }
+                in_lake = pooled.patients_in_lake(workspace, site)
+                persons = frozenset(
+                    {*(of.of("Patient", i) for i in ids), *filter(blocklist.holds_pseudonym, in_lake)}
+                )
                 if persons:
                     remember_erased(workspace, site, persons)
-                    found = _take_out(workspace, site, runs, ids, persons)
+                    found = _take_out(workspace, site, _Who(runs, of, ids, persons, len(persons)))
                     gone += found.cut.lines.total() + found.rows
     if gone:
         _build_anew(workspace, studies, progress)
@@ -139,33 +162,60 @@ def erase_blocked(workspace: Workspace, studies: Sequence[Study], *, progress: P
     return gone
 
 
+def _landed(workspace: Workspace, site: str) -> list[Run]:
+    """The site's runs whose raw files are still there."""
+    return [r for r in list_runs(workspace.landing, site, cipher=workspace.cipher()) if raw_is_there(r)]
+
+
+@dataclass(frozen=True)
+class _Who:
+    """Who is erased of a site: the Patient ids that are known, the pseudonyms of all records of the persons,
+    how many were `named`; and the runs whose raw files are there."""
+
+    runs: Sequence[Run]
+    of: Pseudonymiser
+    ids: frozenset[str]
+    persons: frozenset[str]
+    named: int
+
+    def is_gone(self, patient_id: str) -> bool:
+        return patient_id in self.ids or self.of.of("Patient", patient_id) in self.persons
+
+    def went_with(self, cut: Cut) -> set[str]:
+        """Pseudonyms of the resources that went."""
+        return {self.of.of(kind, record) for kind, record in cut.records}
+
+
+def _who(workspace: Workspace, site: str, patient_ids: Collection[str], pseudonyms: Collection[str]) -> _Who:
+    runs, of = _landed(workspace, site), Pseudonymiser(workspace.pseudonym_key(), site)
+    named = frozenset({*(of.of("Patient", i) for i in patient_ids), *pseudonyms})
+    persons = _all_records(workspace, site, runs, named, of)
+    return _Who(runs, of, frozenset({*patient_ids, *_ids_of(runs, persons, of)}), persons, len(named))
+
+
 @dataclass(frozen=True)
 class _Found:
     cut: Cut
     rows: int
 
 
-def _take_out(
-    workspace: Workspace, site: str, runs: Sequence[Run], ids: frozenset[str], persons: frozenset[str]
-) -> _Found:
-    of = Pseudonymiser(workspace.pseudonym_key(), site)
-
-    def is_gone(patient_id: str) -> bool:
-        return patient_id in ids or of.of("Patient", patient_id) in persons
-
-    cutter = Cutter(is_gone, ids, persons, workspace.cipher())
-    for run in runs:
+def _take_out(workspace: Workspace, site: str, who: _Who) -> _Found:
+    cutter = Cutter(who.is_gone, who.ids, who.persons, workspace.cipher())
+    for run in who.runs:
         cutter.collect(run)
-    for run in runs:
+    for run in who.runs:
         # First the mark goes that the run is in the lake: killed after this, it is brought in anew.
         cutter.rewrite(run, partial(pooled.forget_run, workspace, site, run.run))
-    records = {of.of(kind, record) for kind, record in cutter.cut.records}
-    landed = {r.run for r in runs}
-    old = {r.run for r in runs_in_lake(workspace) if r.site == site} - landed
-    rows = pooled.take_out(workspace, site, persons, records, old) if old else 0
-    linking.forget(workspace, site, persons)
-    deaths.forget(workspace, site, persons)
+    records, old = who.went_with(cutter.cut), _of_lake_alone(workspace, site, who.runs)
+    rows = pooled.take_out(workspace, site, who.persons, records, old) if old else 0
+    linking.forget(workspace, site, who.persons)
+    deaths.forget(workspace, site, who.persons)
     return _Found(cutter.cut, rows)
+
+
+def _of_lake_alone(workspace: Workspace, site: str, landed: Sequence[Run]) -> set[str]:
+    """The site's runs in the lake whose raw bytes are gone."""
+    return {r.run for r in runs_in_lake(workspace) if r.site == site} - {r.run for r in landed}
 
 
 def _all_records(

@@ -113,6 +113,19 @@ class Cutter:
                         if record:
                             self.cut.records.add((kind, record))
 
+    def count(self, run: Run) -> None:
+        """Count what `rewrite` would take out of a run, and touch nothing."""
+        gone, blanked = Counter[str](), Counter[str]()
+        for resource_type in run.types:
+            for line in run.open(resource_type):
+                kept = self._kept(resource_type, line)
+                gone[resource_type] += kept is None
+                blanked[resource_type] += kept is not None and kept != line
+        if gone.total() or blanked.total() or self._cohort(run) is not None:
+            self.cut.lines += gone
+            self.cut.blanked += blanked
+            self.cut.runs.append(run.run)
+
     def rewrite(self, run: Run, before_swap: Callable[[], None]) -> bool:
         """Take the lines out of a run, in one step, just after `before_swap` was called. Returns whether
         there were any: else nothing is touched. Raises LandingError."""

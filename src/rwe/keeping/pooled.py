@@ -79,14 +79,20 @@ def forget_run(workspace: Workspace, site: str, run: str) -> None:
 
 
 def take_out(
-    workspace: Workspace, site: str, persons: frozenset[str], records: Collection[str], runs: Collection[str]
+    workspace: Workspace,
+    site: str,
+    persons: frozenset[str],
+    records: Collection[str],
+    runs: Collection[str],
+    *,
+    only_count: bool = False,
 ) -> int:
     """Rewrite the files of runs whose raw bytes are gone without the persons' rows; returns the rows gone.
 
-    `records` are pseudonyms of resources that went with them. It may be repeated after it was killed. Raises
-    LakeError where a file cannot be rewritten.
+    `records` are pseudonyms of resources that went with them. It may be repeated after it was killed.
+    `only_count`: nothing is rewritten. Raises LakeError where a file cannot be read or rewritten.
     """
-    gone = 0
+    gone, treat = 0, _count_of if only_count else _take_out_of
     try:
         with _connection(workspace) as connection:
             _register(connection, "persons", persons)
@@ -99,10 +105,10 @@ def take_out(
                         f" where {column} in (from persons)"
                     )
             for kind, files in _tables(workspace, site).items():
-                gone += _take_out_of(connection, workspace, kind, [f for f in files if _run(f) in runs])
+                gone += treat(connection, workspace, kind, [f for f in files if _run(f) in runs])
             refused = parquet_files(workspace.quarantine / f"site={site}", "run=*")
-            gone += _take_out_of(connection, workspace, "_refused", [f for f in refused if _run(f) in runs])
-            for counts in runs_in_lake(workspace):
+            gone += treat(connection, workspace, "_refused", [f for f in refused if _run(f) in runs])
+            for counts in () if only_count else runs_in_lake(workspace):
                 if counts.site == site and counts.run in runs:
                     _recount(connection, workspace, counts)
     except duckdb.Error as e:
@@ -152,16 +158,11 @@ def _take_out_of(
 ) -> int:
     gone = 0
     for path in files:
-        column = "resource_pseudonym" if kind == "_refused" else "resource_id"
-        patient = _patient_column(connection, kind, [path])
-        belongs = f"{column} in (from records)" + (f" or {patient} in (from persons)" if patient else "")
-        rows = _reading([path])
-        counted = connection.execute(
-            f"select count(*) from {rows} where coalesce({belongs}, false)"  # noqa: S608
-        ).fetchone()
-        if not counted or not counted[0]:
+        counted = _count_of(connection, workspace, kind, [path])
+        if not counted:
             continue
-        gone += int(counted[0])
+        gone += counted
+        rows, belongs = _reading([path]), _belongs(connection, kind, path)
         with scratch_folder(workspace.private, "erase-") as aside:
             part = aside / path.name
             with open_duckdb(aside, cipher=workspace.cipher(), places={part: path}) as writing:
@@ -177,6 +178,29 @@ def _take_out_of(
                 os.fsync(f.fileno())
             part.replace(path)
     return gone
+
+
+def _count_of(
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,  # noqa: ARG001 - as `_take_out_of`
+    kind: str,
+    files: list[Path],
+) -> int:
+    counts = [
+        connection.execute(
+            f"select count(*) from {_reading([f])}"  # noqa: S608
+            f" where coalesce({_belongs(connection, kind, f)}, false)"
+        ).fetchone()
+        for f in files
+    ]
+    return sum(int(c[0]) for c in counts if c)
+
+
+def _belongs(connection: duckdb.DuckDBPyConnection, kind: str, path: Path) -> str:
+    """The condition on a row of a file that it is of the persons, or a record that went with them."""
+    column = "resource_pseudonym" if kind == "_refused" else "resource_id"
+    patient = _patient_column(connection, kind, [path])
+    return f"{column} in (from records)" + (f" or {patient} in (from persons)" if patient else "")
 
 
 def _recount(connection: duckdb.DuckDBPyConnection, workspace: Workspace, counts: RunCounts) -> None:

@@ -31,6 +31,7 @@ from rwe.report.formats import (
     p_value,
     percent,
     ratio,
+    titled,
 )
 from rwe.report.names import Names
 from rwe.study import Protocol
@@ -135,7 +136,7 @@ def diagnostics(found: Diagnostics, names: Names, protocol: Protocol) -> Diagnos
         ),
         weights=_weights(found, names),
         positivity=positivity,
-        positivity_note=_positivity_note(positivity),
+        positivity_note=_positivity_note(positivity, is_looked_at_together=bool(found.overlap)),
         confounding=confounding_sentences(confounding) if confounding else (),
         array=_array(confounding.array) if confounding else BiasArray((), ()),
         lost=_lost(found.lost_deaths, names) if found.lost_deaths else "",
@@ -191,10 +192,12 @@ def _positivity(found: Diagnostics, names: Names) -> tuple[PositivityRow, ...]:
     )
 
 
-def _positivity_note(rows: tuple[PositivityRow, ...]) -> str:
+def _positivity_note(rows: tuple[PositivityRow, ...], *, is_looked_at_together: bool) -> str:
     zeros = sum(r.is_zero for r in rows)
     if not zeros:
-        return "No cell is empty: each kind of patient was seen both starting and not starting."
+        one = "One covariate at a time, no cell is empty: each level was seen both starting and not starting."
+        together = " Covariates taken together are looked at below, at landmarks."
+        return one + (together if is_looked_at_together else "")
     what = "1 kind of patient was" if zeros == 1 else f"{count(zeros)} kinds of patients were"
     return (
         f"{what} seen on one side only: there is nobody to compare them with, so what the model says of them "
@@ -290,7 +293,7 @@ def _detectable(found: Detectable, names: Names) -> str:
 
 def _subgroup(found: Subgroup, protocol: Protocol, names: Names) -> list[SubgroupRow]:
     asked = next((s.covariate for s in protocol.subgroups if s.name == found.name), None)
-    name = humanise(found.name).capitalize() + (f": {inside(names.covariate(asked))}" if asked else "")
+    name = titled(found.name) + (f": {inside(names.covariate(asked))}" if asked else "")
     return [
         SubgroupRow(
             name=name if i == 0 else "",

@@ -12,7 +12,7 @@ from rwe.evidence.parts import (
     NegativeControls,
     OverlapAtLandmark,
 )
-from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, level, p_value, percent, ratio
+from rwe.report.formats import NOT_ESTIMABLE, count, interval, level, p_value, percent, ratio, titled
 from rwe.report.names import Names
 
 _MOST_CELLS = 12
@@ -103,7 +103,7 @@ def controls_shown(found: NegativeControls) -> ControlsShown:
 def _control(c: NegativeControlEstimate) -> ControlRow:
     limits = f" ({interval(ratio(c.ci_low), ratio(c.ci_high))})"
     return ControlRow(
-        outcome=humanise(c.outcome).capitalize(),
+        outcome=titled(c.outcome),
         patients=count(c.patients),
         events=count(c.events),
         ratio=NOT_ESTIMABLE if c.hazard_ratio is None else ratio(c.hazard_ratio) + limits,

@@ -258,10 +258,10 @@ def _draw_row(canvas: Axes, axis: LogAxis, row: ForestRow, y: float) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
         return
-    _draw_interval(canvas, axis, row, middle)
+    _draw_interval(canvas, axis, row, row.estimate, middle)
 
 
-def _draw_interval(canvas: Axes, axis: LogAxis, row: ForestRow, y: float) -> None:
+def _draw_interval(canvas: Axes, axis: LogAxis, row: ForestRow, estimate: float, y: float) -> None:
     colour = {"primary": BLUE, "site": BLUE, "other": INK, "biased": ORANGE}[row.kind]
     marker, size = {"primary": ("D", 8.5), "site": ("o", 5.5), "other": ("s", 5.5), "biased": ("D", 7.5)}[
         row.kind
@@ -277,9 +277,8 @@ def _draw_interval(canvas: Axes, axis: LogAxis, row: ForestRow, y: float) -> Non
         if row.high is None or row.high > axis.high:
             canvas.plot([_PLOT_TO], [y], marker=">", color=colour, markersize=5)
     face = "white" if row.kind == "biased" else colour
-    assert row.estimate is not None  # noqa: S101  (the caller has looked)
     canvas.plot(
-        [axis.x(row.estimate)], [y], marker=marker, markersize=size, markerfacecolor=face,
+        [axis.x(estimate)], [y], marker=marker, markersize=size, markerfacecolor=face,
         markeredgecolor=colour, markeredgewidth=1.4, linestyle="none",
     )  # fmt: skip
 

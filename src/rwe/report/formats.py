@@ -109,8 +109,14 @@ def instant(value: datetime | None) -> str:
 
 
 def humanise(name: str) -> str:
-    """A machine name as words: `car_t_infusion` is "car t infusion"."""
-    return name.replace("_", " ")
+    """A machine name as words: `car_t_infusion` is "CAR-T infusion"."""
+    return name.replace("_", " ").replace("car t", "CAR-T")
+
+
+def titled(name: str) -> str:
+    """A machine name as words at the beginning of a line."""
+    words = humanise(name)
+    return words[:1].upper() + words[1:]
 
 
 def sentence(text: str) -> str:

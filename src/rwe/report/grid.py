@@ -36,6 +36,7 @@ _CUT_OFF = (
     "Censoring on a day of cut-off takes whoever is not recorded as dead by then for alive. That holds only "
     "where the deaths of those who were lost to the hospitals are recorded, too."
 )
+_LOST_COUNT_AS_ALIVE = "whoever was lost counts as alive until then"
 _OWN_RULES = "As the protocol says"
 
 
@@ -79,8 +80,12 @@ def grid(found: SensitivityGrid, names: Names) -> GridShown:
         figure_id="grid",
         title="Forest plot of the sensitivity grid",
     )
-    is_cut = any(r.rule == "censoring" and (r.value or "").startswith("data_cutoff") for r in found.rows)
+    is_cut = any(_is_cut_off(r) for r in found.rows)
     return GridShown(Markup(svg), tuple(lines), (_CUT_OFF,) if is_cut else ())  # noqa: S704  (labels are escaped)
+
+
+def _is_cut_off(row: GridRow) -> bool:
+    return row.rule == "censoring" and (row.value or "").startswith("data_cutoff")
 
 
 def _analysis_words(row: GridRow) -> str:
@@ -150,6 +155,6 @@ def _line(row: GridRow, analysis: str) -> GridLine:
         n=count(row.n),
         events=count(row.events),
         text=_text(row),
-        reason=row.reason or "",
+        reason=row.reason or (_LOST_COUNT_AS_ALIVE if _is_cut_off(row) else ""),
         is_posthoc=row.is_posthoc,
     )

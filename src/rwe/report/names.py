@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import AnalysisKind, Contrast, Estimand, Evidence, Parameters
-from rwe.report.formats import humanise, listing
+from rwe.report.formats import humanise, listing, titled
 from rwe.study import Protocol
 
 ANALYSES: dict[AnalysisKind, str] = {
@@ -181,4 +181,4 @@ def analysis_name(analysis: str) -> str:
 def cause_name(cause: str) -> str:
     """A competing event as a label."""
     known = {"relapse": "Relapse", "non_relapse_death": "Death without relapse"}
-    return known.get(cause, humanise(cause).capitalize())
+    return known.get(cause, titled(cause))

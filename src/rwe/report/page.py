@@ -16,6 +16,7 @@ from rwe.report.autopsy import AutopsyShown, autopsy
 from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, readings, survival_name
 from rwe.report.diagnostics import DiagnosticsShown, diagnostics
 from rwe.report.estimates import coefficients, estimates
+from rwe.report.federated import federated
 from rwe.report.forest import forest_groups, forest_svg
 from rwe.report.grid import grid
 from rwe.report.history import history
@@ -63,14 +64,14 @@ def render_report(evidence: Evidence) -> str:
     names = names_of(protocol)
     figures = [_curves(s, names) for s in curve_sets(evidence, names)]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             e=evidence,
             audience=AUDIENCES[evidence.audience],
             names=names,
             level=f"{100 * protocol.confidence_level:g}\u202f%",
-            style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704  (our own file)
+            style=style_sheet(),
             lock=lock(evidence),
             answer=words.answer(evidence, names, words.posthoc_sentences(evidence, protocol)),
             after_grace=words.after_grace(evidence, protocol),
@@ -82,7 +83,8 @@ def render_report(evidence: Evidence) -> str:
             site_figures=[f for f in figures if f.shown.curves[0].site is not None],
             forest=_forest(evidence, names),
             grid=grid(evidence.sensitivity_grid, names) if evidence.sensitivity_grid else None,
-            synthesis=_synthesis(evidence, names),
+            synthesis=_synthesis(evidence, protocol, names),
+            federated=federated(evidence, protocol),
             absolute=contrasts.absolute(evidence, names),
             competing=contrasts.competing(evidence, names),
             d=_diagnostics(evidence, protocol, names),
@@ -111,15 +113,16 @@ def write_report(evidence_path: Path, html_path: Path) -> None:
     Raises EvidenceError if the evidence is missing or breaks its contract; an older report stays then.
     """
     evidence = read_evidence(evidence_path)
-    _write(render_report(evidence), html_path)
+    write_html(render_report(evidence), html_path)
     single = evidence_path.parent / "reproduce" / "kinetics.json"
     if single.is_file():
         kinetics = Kinetics.model_validate_json(single.read_bytes())
         whole = evidence.model_copy(update={"kinetics": kinetics})
-        _write(render_report(whole), single.with_name("report.html"), 0o600)
+        write_html(render_report(whole), single.with_name("report.html"), 0o600)
 
 
-def _write(text: str, html_path: Path, mode: int | None = None) -> None:
+def write_html(text: str, html_path: Path, mode: int | None = None) -> None:
+    """Write a page: complete or absent. `mode`: who may read it; else as the folder's default is."""
     html_path.parent.mkdir(parents=True, exist_ok=True)
     aside = html_path.with_suffix(html_path.suffix + ".part")
     with aside.open("w", encoding="utf-8") as f:
@@ -141,8 +144,8 @@ def _autopsy(evidence: Evidence, protocol: Protocol, names: Names) -> AutopsySho
     return autopsy(found, names.events, protocol.confidence_level) if found else None
 
 
-def _synthesis(evidence: Evidence, names: Names) -> SynthesisShown | None:
-    found = synthesis(evidence, names)
+def _synthesis(evidence: Evidence, protocol: Protocol, names: Names) -> SynthesisShown | None:
+    found = synthesis(evidence, protocol, names)
     if found is None:
         return None
     return replace(found, figure=Markup(found.figure))  # noqa: S704  (labels were escaped, as above)
@@ -178,7 +181,8 @@ def _forest(evidence: Evidence, names: Names) -> Markup | None:
     return Markup(forest_svg(groups, level, names.events))  # noqa: S704
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates and filters of the report's pages."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -196,6 +200,11 @@ def _environment() -> Environment:
         whole_words=_whole_words,
     )
     return environment
+
+
+def style_sheet() -> Markup:
+    """The look of every page, to stand in its head."""
+    return Markup((_FOLDER / "style.css").read_text(encoding="utf-8"))  # noqa: S704  (our own file)
 
 
 def _svg(text: str) -> Markup:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import Contrast
 from rwe.evidence.parts import CaseReport, ExpansionSummary, Kinetics, Safety
-from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, whole_days
+from rwe.report.formats import NOT_ESTIMABLE, count, interval, titled, whole_days
 from rwe.report.names import Names
 
 
@@ -30,7 +30,7 @@ def rates(found: Safety, names: Names) -> list[RateRow]:
         for i, r in enumerate(sorted(mine, key=lambda r: order.index(r.strategy))):
             rows.append(
                 RateRow(
-                    event=humanise(event).capitalize() if i == 0 else "",
+                    event=titled(event) if i == 0 else "",
                     strategy=names.group(r.strategy),
                     patients=count(r.patients_at_risk),
                     events=count(r.events),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rwe.evidence.contract import Evidence
-from rwe.report.formats import count, humanise, inside, listing
+from rwe.report.formats import count, humanise, inside, listing, titled
 from rwe.report.names import ANALYSES, names_of
 from rwe.report.words import adjustment, after_grace, primary_estimate, status_sentences
 from rwe.study import (
@@ -179,7 +179,7 @@ def _assignment(evidence: Evidence, protocol: Protocol) -> Element:
 
 def _outcome(protocol: Protocol) -> Element:
     outcome, composite = protocol.outcome, protocol.composite_events()
-    what = f"{humanise(outcome.name).capitalize()}: death from any cause"
+    what = f"{titled(outcome.name)}: death from any cause"
     if composite:
         others = listing([humanise(c) for c in composite], "or")
         what = f"Event-free survival: death from any cause or {others}, whichever is first"
@@ -214,11 +214,9 @@ def _intercurrent(protocol: Protocol) -> Element:
         "composite": "counts as the outcome (composite)",
         "censored_with_weights": "follow-up ends, who goes on is weighted for it (hypothetical strategy)",
     }
-    events = tuple(
-        f"{humanise(e.name).capitalize()}: {handling[e.handling]}" for e in protocol.intercurrent_events
-    )
+    events = tuple(f"{titled(e.name)}: {handling[e.handling]}" for e in protocol.intercurrent_events)
     sources = tuple(
-        f"{humanise(e.name).capitalize()}: code list {e.codelist} in {listing(list(e.sources), 'or')}"
+        f"{titled(e.name)}: code list {e.codelist} in {listing(list(e.sources), 'or')}"
         for e in protocol.intercurrent_events
     )
     return Element("Intercurrent events", events or ("None named",), sources or ("None looked for",))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from rwe.evidence.contract import Evidence
+from rwe.evidence.federated import FederatedEstimate
 from rwe.evidence.synthesis import MetaResult, SiteEffect, Synthesis, WithEverySite
+from rwe.report.federated import SUMS, forest_row, is_beside, short_label
 from rwe.report.forest import ForestGroup, ForestRow, forest_svg
 from rwe.report.formats import (
     NOT_ESTIMABLE,
@@ -20,6 +23,7 @@ from rwe.report.formats import (
     ratio,
 )
 from rwe.report.names import Names, analysis_name
+from rwe.study import Protocol
 
 _MODELS: Final = {
     "common": "Common effect (inverse variance)",
@@ -86,7 +90,7 @@ class SynthesisShown:
     notes: tuple[str, ...]
 
 
-def synthesis(evidence: Evidence, names: Names) -> SynthesisShown | None:
+def synthesis(evidence: Evidence, protocol: Protocol, names: Names) -> SynthesisShown | None:
     """The section on several sites. None where the evidence has none."""
     found = evidence.synthesis
     if found is None:
@@ -96,7 +100,7 @@ def synthesis(evidence: Evidence, names: Names) -> SynthesisShown | None:
     return SynthesisShown(
         title=title,
         figure=forest_svg(
-            _groups(found),
+            _groups(found, [f for f in evidence.federated if is_beside(evidence, f, protocol)]),
             found.ci_level,
             names.events,
             figure_id="sites",
@@ -111,7 +115,7 @@ def synthesis(evidence: Evidence, names: Names) -> SynthesisShown | None:
     )
 
 
-def _groups(found: Synthesis) -> list[ForestGroup]:
+def _groups(found: Synthesis, federated: Sequence[FederatedEstimate] = ()) -> list[ForestGroup]:
     together = []
     n, events = count(sum(s.n for s in found.sites)), count(sum(s.events for s in found.sites))
     if found.pooled is not None:
@@ -145,7 +149,9 @@ def _groups(found: Synthesis) -> list[ForestGroup]:
         )
         for s in found.sites
     ]
-    return [ForestGroup("Each site alone", tuple(sites)), ForestGroup("Together", tuple(together))]
+    groups = [ForestGroup("Each site alone", tuple(sites)), ForestGroup("Together", tuple(together))]
+    others = tuple(forest_row(f, short_label(f)) for f in federated)
+    return [*groups, ForestGroup(SUMS, others)] if others else groups
 
 
 def _row(

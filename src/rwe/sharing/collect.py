@@ -32,7 +32,7 @@ from rwe.landing import list_runs
 from rwe.scratch import locked
 from rwe.sharing import frames
 from rwe.sharing.files import write_private
-from rwe.sharing.frames import ShareError, Tables, check_together, from_parquet
+from rwe.sharing.frames import ShareError, Tables, broken_share, check_together, from_parquet
 from rwe.sharing.manifest import (
     MANIFEST,
     MOST_BYTES,
@@ -114,14 +114,11 @@ def read_collected(workspace: Workspace, study: Study) -> tuple[CollectedShare, 
     """The shares kept of exactly this protocol, by site. Raises ShareError where one is not as it was taken,
     or where the hub extracts from its site as well."""
     found = []
-    for folder in sorted(_place(workspace, study.name, "*").parent.glob("site=*")):
-        name = folder.name.removeprefix("site=")
-        if name.startswith("."):
-            continue
+    for name in _sites(workspace, study):
         _refuse_extracted(workspace, name)
         manifest, content = _kept(workspace, study.name, name)
         if manifest is not None and manifest.protocol_sha256 == study.protocol_sha256:
-            tables = _tables(workspace, folder, manifest)
+            tables = _tables(workspace, _place(workspace, study.name, name), manifest)
             _refuse_erased(workspace, tables, f"site {name}")
             found.append(CollectedShare(manifest, hashlib.sha256(content).hexdigest(), tables))
     return tuple(found)
@@ -130,8 +127,8 @@ def read_collected(workspace: Workspace, study: Study) -> tuple[CollectedShare, 
 def of_other_protocols(workspace: Workspace, study: Study) -> tuple[str, ...]:
     """The sites whose kept share is of another protocol of this study, so that it is not analysed."""
     names = []
-    for folder in sorted(_place(workspace, study.name, "*").parent.glob("site=*")):
-        manifest, _ = _kept(workspace, study.name, folder.name.removeprefix("site="))
+    for name in _sites(workspace, study):
+        manifest, _ = _kept(workspace, study.name, name)
         if manifest is not None and manifest.protocol_sha256 != study.protocol_sha256:
             names.append(manifest.site)
     return tuple(names)
@@ -197,13 +194,14 @@ def _take(workspace: Workspace, path: Path, studies: Sequence[Study]) -> Collect
     tables = Tables({n: _table(n, raw, manifest.tables[n], where) for n, raw in files.items()})
     check_together(tables, where)
     if tables.content_sha256() != manifest.content_sha256:
-        raise ShareError("the content is not what the manifest says", where=where)
+        raise broken_share("the content is not what the manifest says", where)
     with collecting(workspace):
         before, _ = _kept(workspace, manifest.study, manifest.site)
         if before is not None and before.created_at > manifest.created_at:
             raise ShareError(
                 f"a newer share of {manifest.site} is here, of {before.created_at:%Y-%m-%d %H:%M} UTC",
                 where=where,
+                advice="keep that one, or share anew",
             )
         gone = frozenset(tables["erased"]["patient_id"].to_pylist())
         _block(workspace, gone)
@@ -282,10 +280,10 @@ def _refuse_extracted(workspace: Workspace, site: str) -> None:
 def _read(path: Path, most: int, where: str) -> bytes:
     try:
         if path.is_symlink() or path.stat().st_size > most:
-            raise ShareError(f"{path.name} is too large, or a link", where=where)
+            raise broken_share(f"{path.name} is too large, or a link", where)
         return path.read_bytes()
     except OSError:
-        raise ShareError(f"{path.name} is missing or cannot be read", where=where) from None
+        raise broken_share(f"{path.name} is missing or cannot be read", where) from None
 
 
 def _file(path: Path, entry: TableEntry, where: str) -> bytes:
@@ -300,8 +298,16 @@ def _file(path: Path, entry: TableEntry, where: str) -> bytes:
 def _table(name: str, raw: bytes, entry: TableEntry, where: str) -> pa.Table:
     table = from_parquet(name, raw, where)
     if table.num_rows != entry.rows:
-        raise ShareError(f"the table {name} has not the rows that the manifest says", where=where)
+        raise broken_share(f"the table {name} has not the rows that the manifest says", where)
     return table
+
+
+def _sites(workspace: Workspace, study: Study) -> list[str]:
+    """The sites with a kept share, also where a collection was killed while it swapped two (see `_kept`)."""
+    folder = _place(workspace, study.name, "*").parent
+    aside = (p.name.removeprefix(".").removesuffix(".old") for p in folder.glob(".site=*.old"))
+    names = {*(p.name for p in folder.glob("site=*")), *aside}
+    return sorted(name.removeprefix("site=") for name in names)
 
 
 def _place(workspace: Workspace, study: str, site: str) -> Path:

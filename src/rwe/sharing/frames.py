@@ -87,6 +87,11 @@ class ShareError(RweError):
     """A share cannot be made, or what arrived is not to be taken."""
 
 
+def broken_share(what: str, where: str) -> ShareError:
+    """The error of a share that breaks its own rules: only its site can make it anew."""
+    return ShareError(what, where=where, advice="ask the site to share anew")
+
+
 @dataclass(frozen=True)
 class Tables:
     """The tables of one share by name, each as its layout says, sorted."""
@@ -148,7 +153,7 @@ def from_parquet(name: str, content: bytes, where: str) -> pa.Table:
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         if file.metadata.num_rows > MOST_ROWS:
-            raise ShareError(f"the table {name} has more than {MOST_ROWS:,} rows", where=where)
+            raise broken_share(f"the table {name} has more than {MOST_ROWS:,} rows", where)
         found = file.schema_arrow.remove_metadata()
         wanted = [(c, kind) for c, kind, _ in LAYOUTS[name]]
         if [(f.name, f.type) for f in found] != wanted:
@@ -159,7 +164,7 @@ def from_parquet(name: str, content: bytes, where: str) -> pa.Table:
             )
         table = file.read()
     except (pa.ArrowException, OSError, ValueError):
-        raise ShareError(f"the table {name} is no readable Parquet file", where=where) from None
+        raise broken_share(f"the table {name} is no readable Parquet file", where) from None
     _check(name, table, where)
     return laid_out(name, table)
 
@@ -168,12 +173,12 @@ def _check(name: str, table: pa.Table, where: str) -> None:
     for column, kind, may_be_null in LAYOUTS[name]:
         values = table[column]
         if values.null_count and not may_be_null:
-            raise ShareError(f"the table {name} has rows without {column}", where=where)
+            raise broken_share(f"the table {name} has rows without {column}", where)
         if kind == _FLOAT and not pc.all(pc.is_finite(values)).as_py() and len(values) > values.null_count:
-            raise ShareError(f"the column {column} of {name} has infinite values", where=where)
+            raise broken_share(f"the column {column} of {name} has infinite values", where)
     patients = table["patient_id"]
     if not pc.all(pc.match_substring_regex(patients, _PSEUDONYM)).as_py() and len(patients):
-        raise ShareError(f"the table {name} has a patient who is no pseudonym of a share", where=where)
+        raise broken_share(f"the table {name} has a patient who is no pseudonym of a share", where)
     _check_keys(name, table, where)
     _check_days(name, table, where)
 
@@ -184,18 +189,18 @@ def _check_keys(name: str, table: pa.Table, where: str) -> None:
     key = ["patient_id", *_KEYS[name]]
     if table.select(key).group_by(key).aggregate([]).num_rows != table.num_rows:
         of_one = f" of one {' and '.join(_KEYS[name])}" if _KEYS[name] else ""
-        raise ShareError(f"a patient has two rows{of_one} in the table {name}", where=where)
+        raise broken_share(f"a patient has two rows{of_one} in the table {name}", where)
 
 
 def _check_days(name: str, table: pa.Table, where: str) -> None:
     """Only what is known at index may have changed before it; nothing starts after the end of follow-up."""
     for column, kind, _ in LAYOUTS[name]:
         if kind == _DAY and name != "change" and _any(pc.less(table[column], 0)):
-            raise ShareError(f"the column {column} of {name} has days before the index event", where=where)
+            raise broken_share(f"the column {column} of {name} has days before the index event", where)
     if name == "survival":
         for column in ("start_day", "salvage_start_day", "progression_day"):
             if _any(pc.greater(table[column], table["time_days"])):
-                raise ShareError(f"the column {column} has days after the end of follow-up", where=where)
+                raise broken_share(f"the column {column} has days after the end of follow-up", where)
 
 
 def _any(flags: pa.ChunkedArray) -> bool:
@@ -207,13 +212,13 @@ def check_together(tables: Tables, where: str) -> None:
     who was erased is in it."""
     missing = sorted(LAYOUTS.keys() - OPTIONAL - tables.tables.keys())
     if missing:
-        raise ShareError(f"the share lacks the table {missing[0]}", where=where)
+        raise broken_share(f"the share lacks the table {missing[0]}", where)
     patients = tables["survival"]["patient_id"]
     for name, table in tables.tables.items():
         known = pc.is_in(table["patient_id"], value_set=patients.combine_chunks())
         if name == "erased":
             if _any(known):
-                raise ShareError("a patient who was erased is in the table survival", where=where)
+                raise broken_share("a patient who was erased is in the table survival", where)
             continue
         if len(table) and not pc.all(known).as_py():
-            raise ShareError(f"the table {name} has rows of nobody in the table survival", where=where)
+            raise broken_share(f"the table {name} has rows of nobody in the table survival", where)

@@ -15,7 +15,7 @@ import msgspec
 
 from rwe.config import SITE_NAME
 from rwe.identity import Identity, PublicIdentity
-from rwe.sharing.frames import LAYOUTS, ShareError
+from rwe.sharing.frames import LAYOUTS, ShareError, broken_share
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
@@ -94,9 +94,9 @@ def read_manifest(content: bytes, where: str) -> Manifest:
             advice="ask the site to share with the hub's version of rwe",
         ) from None
     if not found.tables.keys() <= LAYOUTS.keys():
-        raise ShareError("the manifest names a table that no share has", where=where)
+        raise broken_share("the manifest names a table that no share has", where)
     if (found.dates == "exact") != ("index_date" in found.tables):
-        raise ShareError("the manifest's dates are not those of its tables", where=where)
+        raise broken_share("the manifest's dates are not those of its tables", where)
     return found
 
 

@@ -240,7 +240,7 @@ def _outgoing(workspace: Workspace, study: Study, site: str, dates: Dates, cohor
         site=site,
         dates=dates,
         oldest_age=oldest,
-        tables=Tables({n: _renamed(n, f, patients) for n, f in frames.items()} | erased),
+        tables=Tables({n: _renamed(n, f, patients, f"site {site}") for n, f in frames.items()} | erased),
         # The steps are counted over all sites of the workspace.
         attrition=_attrition(tables) if tables.survival["site"].nunique() == 1 else (),
         patients=len(patients),
@@ -259,7 +259,7 @@ def _erased(workspace: Workspace, study: Study, site: str, patients: Collection[
     return {"erased": laid_out("erased", pa.table({"patient_id": sorted(gone)}))} if gone else {}
 
 
-def _renamed(name: str, frame: pd.DataFrame, patients: dict[str, str]) -> pa.Table:
+def _renamed(name: str, frame: pd.DataFrame, patients: dict[str, str], where: str) -> pa.Table:
     """The rows of these patients, under their shared pseudonyms."""
     mine = frame[frame["patient_id"].isin(list(patients))]
     mine = mine.assign(patient_id=mine["patient_id"].map(patients))
@@ -268,7 +268,9 @@ def _renamed(name: str, frame: pd.DataFrame, patients: dict[str, str]) -> pa.Tab
         return laid_out(name, pa.Table.from_pandas(mine[columns], preserve_index=False))
     except (pa.ArrowException, ValueError):
         raise ShareError(
-            f"the table {name} holds what its layout does not allow", advice="report it; nothing was written"
+            f"the table {name} holds what its layout does not allow",
+            where=where,
+            advice="report it; nothing was written",
         ) from None
 
 
