@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import stat
 from dataclasses import replace
 from datetime import timedelta
@@ -15,13 +16,14 @@ import pytest
 from typer.testing import CliRunner
 
 from rwe.analyse import analyse
+from rwe.blocklist import open_blocklist
 from rwe.cli import app
 from rwe.config import open_workspace
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import Evidence, read_evidence
 from rwe.evidence.outward import outward
 from rwe.evidence.small_cells import rounded_km, significant
-from rwe.history.ledger import read_release_ledger, release_ledger_path
+from rwe.history.ledger import forget_erased, read_release_ledger, release_ledger_path
 from rwe.history.release import release, releases
 from rwe.report.page import render_report
 from rwe.small_cells import midpoint_6
@@ -119,6 +121,23 @@ def test_without_the_ledger_of_an_earlier_release_nothing_leaves(nights: Nights)
     made = releases(nights.workspace, STUDY)[0].name
     release_ledger_path(nights.workspace, STUDY, made).unlink()
     nights.now = tables([*FIRST, *people(40, seed=9, first=900)])
+    analyse(nights.workspace, nights.study)
+    with pytest.raises(EvidenceError, match="cannot be told"):
+        release(nights.workspace, STUDY)
+
+
+def test_an_erasure_does_not_forget_a_release_whose_ledger_is_damaged_and_whose_folder_was_handed_on(
+    nights: Nights,
+) -> None:
+    assert try_release(nights, FIRST)
+    [made] = releases(nights.workspace, STUDY)
+    ledger = release_ledger_path(nights.workspace, STUDY, made.name)
+    ledger.write_bytes(ledger.read_bytes()[:50])
+    shutil.rmtree(made)
+    assert open_blocklist(nights.workspace, make=True) is not None
+    forget_erased(nights.workspace)
+    assert ledger.read_bytes() == b""
+    nights.now = tables([*FIRST, *people(1, seed=9, first=900)])
     analyse(nights.workspace, nights.study)
     with pytest.raises(EvidenceError, match="cannot be told"):
         release(nights.workspace, STUDY)

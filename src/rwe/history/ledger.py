@@ -29,6 +29,7 @@ from rwe.errors import EvidenceError
 from rwe.evidence.numbers import Number
 from rwe.survival.tables import CohortTable
 
+_RELEASES = "releases"
 _ENDING = ".json.zst"
 _SURVIVAL = (
     "patient_id",
@@ -102,7 +103,7 @@ def history_folder(workspace: Workspace, *parts: str) -> Path:
 
 def released(workspace: Workspace, study: str) -> tuple[str, ...]:
     """The names of the releases of a study that a ledger is kept of, oldest first, wherever they lie now."""
-    folder: Path = workspace.private / "history" / study / "releases"
+    folder: Path = workspace.private / "history" / study / _RELEASES
     found = (p.name for p in folder.glob(f"*{_ENDING}*") if not p.name.startswith("."))
     return tuple(sorted({name.split(_ENDING)[0] for name in found}))
 
@@ -115,7 +116,7 @@ def ledger_path(workspace: Workspace, study: str, refresh: str) -> Path:
 
 def release_ledger_path(workspace: Workspace, study: str, release: str) -> Path:
     """Where the ledger of a release lies, or would."""
-    folder: Path = workspace.private / "history" / study / "releases"
+    folder: Path = workspace.private / "history" / study / _RELEASES
     return folder / f"{release}{_ENDING}{SUFFIX if workspace.cipher() else ''}"
 
 
@@ -164,15 +165,18 @@ def seal_open(workspace: Workspace, study: str) -> None:
         return
     for path in (workspace.private / "history" / study).rglob(f"*{_ENDING}"):
         ledger = _read(workspace, path)
-        if ledger is not None:
+        if ledger is None:
+            _give_up(path)
+        else:
             write_ledger(workspace, path.with_name(path.name + SUFFIX), ledger)
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def forget_erased(workspace: Workspace) -> int:
     """Take everybody on the list of the erased out of every ledger; returns how many rows went.
 
-    A ledger that cannot be read is removed: nobody can say that they are not in it.
+    A ledger that cannot be read is given up: nobody can say that they are not in it. That of a release stays
+    as an empty file, so that it is known that there was one, and nothing is released that may be too near.
     """
     blocklist = open_blocklist(workspace)
     if blocklist is None:
@@ -185,13 +189,20 @@ def forget_erased(workspace: Workspace) -> int:
     for path in _all(workspace):
         ledger = _read(workspace, path)
         if ledger is None:
-            path.unlink(missing_ok=True)
+            _give_up(path)
             continue
         kept, count = _without(ledger, blocklist.holds_pseudonym)
         if kept is not None:
             write_ledger(workspace, path, kept)
             gone += count
     return gone
+
+
+def _give_up(path: Path) -> None:
+    if path.parent.name == _RELEASES:
+        path.write_bytes(b"")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def who_and_events(ledger: Ledger) -> Ledger:
