@@ -289,6 +289,8 @@ def test_the_bounds_are_sharp_with_two_thousand_replicates_and_give_for_fewer() 
     assert verdict(_with(0.92, 400)) == "well"
     assert verdict(_with(0.90, 400)) == "too low"
     assert verdict(_with(0.85, 2000, events=40)) == "few events: too low"
+    assert verdict(_with(0.92, 2000, name="landmark_aiptw")) == "not offered"
+    assert verdict(_with(0.92, 2000, name="landmark_aiptw_bootstrap")) == "too low"
 
 
 def test_what_is_biased_or_breaks_an_assumption_is_not_judged() -> None:

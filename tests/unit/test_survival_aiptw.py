@@ -74,6 +74,13 @@ def test_it_is_what_the_formula_gives(horizon: float) -> None:
         assert effect.se == pytest.approx(terms.std(ddof=1) / np.sqrt(len(terms)), abs=1e-8)
 
 
+def test_an_interval_that_takes_fitted_models_as_known_is_called_too_narrow() -> None:
+    table = mixed_cohort(110, seed=13)
+    for covariates, replicates, is_told in ((["x"], 0, True), (["x"], 20, False), ([], 0, False)):
+        found = aiptw_survival(table, DAY, covariates, horizons=[25], replicates=replicates, workers=1)[0]
+        assert any("too narrow" in w for w in found.warnings) == is_told
+
+
 def test_without_covariates_it_is_nearly_kaplan_meier_with_greenwood() -> None:
     table = mixed_cohort(400, seed=3)
     found = aiptw_survival(table, DAY, horizons=[40])[0]

@@ -22,7 +22,8 @@ class Estimator:
     simulation, without any simulating. `needs`: what must hold for it to be right. `is_contrast`: 0 is no
     effect. `counted`: the events that it rests on. `share`: of the replicates, how many it is given.
     `largest`: patients of one cohort behind a limit; fewer where the work grows with their square.
-    `may_exceed`: why its intervals are conservative by construction.
+    `may_exceed`: why its intervals are conservative by construction. `not_offered`: why no study can ask for
+    it; it is tabulated beside what is offered, and not judged.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Estimator:
     counted: Counted = "everybody"
     option: str = ""
     may_exceed: str = ""
+    not_offered: str = ""

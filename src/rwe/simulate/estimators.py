@@ -20,6 +20,7 @@ _CRUDE = _FREE | _all("no_confounding")
 _NULL = _all("no_effect", "no_covariate_effects")
 _BOOTSTRAP_SHARE = 0.2
 _KNOWN = "the sandwich takes estimated weights as known"
+_JACKKNIFE = "a jackknife of patients errs towards too large a variance, and takes estimated weights as known"
 
 _NAIVE = (
     Estimator("naive", "ever against never started", "conditional", of.naive, "naive_cox", is_biased=True),
@@ -83,7 +84,7 @@ _OVER_TIME = (
     ),
     Estimator(
         "sequential_trials",
-        "sequential trials, per protocol, adjusted, weighted for what changes",
+        "sequential trials, per protocol, adjusted, weighted for what changes; jackknife of patients",
         "limit",
         of.sequential,
         "sequential_trials",
@@ -91,16 +92,17 @@ _OVER_TIME = (
         exact_when=_all("one_hazard_ratio", "no_covariate_effects"),
         counted="sequential_trials",
         largest=1_050,
+        may_exceed=_JACKKNIFE,
     ),
     Estimator(
         "marginal_structural_model",
-        "marginal structural Cox model, stabilised weights",
+        "marginal structural Cox model, stabilised weights; jackknife of patients",
         "randomised",
         of.marginal_structural,
         "marginal_structural_model",
         needs=_RATIO | _all("anybody_may_start"),
         exact_when=_all("one_hazard_ratio", "no_covariate_effects"),
-        may_exceed=_KNOWN,
+        may_exceed=_JACKKNIFE,
     ),
 )
 _SURVIVAL = Estimator(
@@ -241,33 +243,30 @@ def _weighted(kind: Literal["iptw", "overlap"], words: str) -> tuple[Estimator, 
     )
 
 
+_AUGMENTED = Estimator(
+    "landmark_aiptw",
+    "difference of survival after the landmark, augmented weights; influence function",
+    "limit",
+    of.landmark_aiptw,
+    "landmark_aiptw",
+    "survival_difference",
+    scale="share",
+    needs=_FREE,
+    exact_when=_all("no_effect"),
+    counted="could_choose",
+    not_offered="its intervals are too narrow: the influence function takes its models as known",
+)
 _WEIGHTED = (
     *_weighted("overlap", "overlap weights"),
     *_weighted("iptw", "inverse-probability weights"),
-    Estimator(
-        "landmark_aiptw",
-        "difference of survival after the landmark, augmented weights; influence function",
-        "limit",
-        of.landmark_aiptw,
-        "landmark_aiptw",
-        "survival_difference",
-        scale="share",
-        needs=_FREE,
-        exact_when=_all("no_effect"),
-        counted="could_choose",
-    ),
-    Estimator(
-        "landmark_aiptw_bootstrap",
-        "the same, bootstrap of patients",
-        "limit",
-        of.landmark_aiptw_bootstrap,
-        "landmark_aiptw",
-        "survival_difference",
-        scale="share",
-        needs=_FREE,
-        exact_when=_all("no_effect"),
+    _AUGMENTED,
+    replace(
+        _AUGMENTED,
+        name="landmark_aiptw_bootstrap",
+        words="the same, bootstrap of patients",
+        run=of.landmark_aiptw_bootstrap,
         option="bootstrap",
-        counted="could_choose",
+        not_offered="",
     ),
 )
 _CLONED = (

@@ -47,9 +47,9 @@ def few_events(simulation: Simulation) -> str:
     """The coverage with few deaths where all assumptions hold, as `rwe.simulate.coverage` reads it."""
     rows = []
     for p in simulation.performances:
-        if not p.holds or p.coverage is None or p.mean_events >= ENOUGH_EVENTS:
-            continue
         e = estimator(p.estimator)
+        if not p.holds or p.coverage is None or p.mean_events >= ENOUGH_EVENTS or e.not_offered:
+            continue
         options = tuple(word for word in e.option.split(", ") if word)
         row = FewEvents(
             e.analysis, e.reports, options, p.mean_events, p.answered, p.coverage, e.estimand == "test"
@@ -68,6 +68,8 @@ def verdict(p: Performance) -> str:
         return "-"
     if not p.holds:
         return "biased" if p.is_biased else "assumption broken"
+    if estimator(p.estimator).not_offered:
+        return "not offered"
     error = math.sqrt(NOMINAL * (1 - NOMINAL) / max(p.answered, 1))
     low, high = (NOMINAL - 3 * error, NOMINAL + 3 * error) if p.estimand == "test" else _bounds(p, error)
     found = "well"
@@ -87,11 +89,15 @@ def _bounds(p: Performance, error: float) -> tuple[float, float]:
 
 
 def judged(simulation: Simulation) -> tuple[Performance, ...]:
-    """Those on which the coverage is judged: all assumptions hold, and there are at least 100 events."""
+    """Those on which the coverage is judged: all assumptions hold, there are at least 100 events, and a
+    study can ask for it."""
     return tuple(
         p
         for p in simulation.performances
-        if p.holds and p.coverage is not None and p.mean_events >= ENOUGH_EVENTS
+        if p.holds
+        and p.coverage is not None
+        and p.mean_events >= ENOUGH_EVENTS
+        and not estimator(p.estimator).not_offered
     )
 
 
@@ -137,14 +143,15 @@ def _introduction(simulation: Simulation) -> list[str]:
         f"Made by `rwe simulate`, seed {simulation.seed}: the synthetic hospitals without HTTP, the same "
         "sites in every cohort, other patients. Ratios are on the log scale, restricted means and medians in "
         "days, survival, incidence and their differences as shares of 1. "
-        f"`rwe simulate --replicates {MANY} --resume --out FOLDER` makes it again (most of an hour on two "
-        "cores; `--resume` goes on where a run was stopped), with fewer replicates in minutes.",
+        f"`rwe simulate --replicates {MANY} --resume --out FOLDER` makes it again (an hour and a half on "
+        "two cores; `--resume` goes on where a run was stopped), with fewer replicates in minutes.",
         "",
         _ESTIMANDS,
         f"`well`: with {MANY:,} replicates or more 93 to 97 % (a test: 5 % rejected, within three Monte "
         "Carlo errors); with fewer, within twice the Monte Carlo error, which stands beside the coverage. "
         "`±` after a truth is the error of having simulated it; where it exceeds a tenth of the estimate's "
         "standard error it is part of the error of the coverage. `conservative`: above 97 % by construction. "
+        "`not offered`: no study can ask for it, it stands beside what is offered. "
         f"`events`: the mean number on which an estimate rests. `few events`: fewer than {ENOUGH_EVENTS}, so "
         "it is tabulated, and an analysis with so few carries a warning where its method covers too "
         "little. `biased` and `assumption broken` are there "
@@ -170,6 +177,8 @@ def _summary(simulation: Simulation) -> list[str]:
         "scenarios whose assumptions hold, with at least 100 events)."
     ]
     lines += [f"- does not hold: {p.scenario}, {p.estimator}: {_coverage(p)} ({verdict(p)})" for p in failed]
+    unoffered = dict.fromkeys(p.estimator for p in simulation.performances)
+    lines += [f"- not offered: {n} ({why})" for n in unoffered if (why := estimator(n).not_offered)]
     lines += [
         f"- conservative: {p.scenario}, {p.estimator}: {_coverage(p)} ({estimator(p.estimator).may_exceed})"
         for p in above

@@ -250,7 +250,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     _persistent("persistent", _PERSISTENT, 120),
     _confounded("null", _NULL, 120, _BY_TIME | _EMULATED | {"clone_censor_weight_cox_sandwich"}),
     _confounded("landmark", _CONFOUNDED, 200, _WEIGHTED_LANDMARK),
-    _plain("plain_trials", _PLAIN, 90, frozenset({"sequential_trials"})),
+    _plain("plain_trials", _PLAIN, 120, frozenset({"sequential_trials"})),
     _confounded("sequential", _CONFOUNDED, 125, frozenset({"sequential_trials"})),
     Scenario(
         "waning",

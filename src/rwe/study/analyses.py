@@ -125,7 +125,7 @@ class Analysis(Part):
         description="Of a restricted mean or a survival difference; the study's longest horizon if absent.",
     )
     replicates: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        default=500, description="Of the bootstrap; 0: none."
+        default=500, description="Of the bootstrap; 0: none (not for landmark_aiptw)."
     )
     salvage: Literal["apart", "counts_as_start"] = Field(
         default="apart",
@@ -168,6 +168,10 @@ class Analysis(Part):
             raise ValueError(f"{self.analysis} takes no adjusted_for: only models do")
         if self.analysis.startswith("naive_") and self.role != "contrast":
             raise ValueError(f"{self.analysis} gives immortal time away: its role can only be contrast")
+        if self.analysis == "landmark_aiptw" and self.replicates == 0:
+            raise ValueError(
+                "landmark_aiptw needs replicates of the bootstrap: without them its intervals are too narrow"
+            )
         if self.role == "primary" and self.analysis not in _RATIOS:
             raise ValueError(f"{self.analysis} gives no hazard ratio, so it cannot be primary")
         if self.missing == "impute" and not self.adjusted_for:

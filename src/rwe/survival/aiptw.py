@@ -46,6 +46,10 @@ from rwe.survival.logistic import fit_logistic
 METHOD = "AIPTW: logistic propensity, Cox models of outcome and censoring in each group"
 VARIANCE = "efficient influence function"
 REFITTED = "bootstrap of patients, all models refitted"
+TOO_NARROW = (
+    "The interval takes all models as known, and is too narrow unless events are many: in simulations with "
+    "some 120 one of 95 % held the truth in 92 %. Ask for bootstrap replicates."
+)
 ASSUMPTIONS = (
     "Given the covariates at the landmark, whoever had started has the prognosis of whoever had not, but for "
     "the treatment (no unmeasured confounding), and leaving is independent of prognosis.",
@@ -214,7 +218,7 @@ def _at_horizon(
         n_bounded=bounded,
         method=METHOD,
         assumptions=ASSUMPTIONS,
-        warnings=(*notes, *extra),
+        warnings=(*notes, *extra, *((TOO_NARROW,) if drawn is None and rows.names else ())),
     )
 
 

@@ -9,8 +9,9 @@ probability of his own history of starting, stabilised by the same with baseline
 
 H is the patient's cumulative hazard of starting given all covariates as they change, H* given those of
 baseline, both of Cox models with Efron's baseline hazard. The outcome model is a weighted Cox model of
-exposure (and the baseline covariates, which stabilised weights leave confounded), with the sandwich variance
-by patient, which is conservative for estimated weights.
+exposure (and the baseline covariates, which stabilised weights leave confounded). Its variance is that of a
+jackknife of patients in one step (see `jackknife`), for a rare start with a large weight makes the sandwich
+too small; `fit` has the sandwich.
 
 Sources: Robins, Hernan & Brumback 2000, Epidemiology 11:550; Hernan, Brumback & Robins 2000, Epidemiology
 11:561; Cole & Hernan 2008, Am J Epidemiol 168:656 (diagnostics, truncation).
@@ -36,7 +37,7 @@ from rwe.survival.data import (
     NotEstimableError,
     SurvivalDataError,
 )
-from rwe.survival.effects import Effect, wald_effect
+from rwe.survival.effects import Effect
 from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import Histories, histories, last_start2, only_columns, starting_rows
 from rwe.survival.intercurrent import (
@@ -46,6 +47,7 @@ from rwe.survival.intercurrent import (
     event_weights,
     require_adjusted,
 )
+from rwe.survival.jackknife import jackknife_ratio
 from rwe.survival.weight_diagnostics import WeightDiagnostics, weight_diagnostics
 from rwe.survival.weight_steps import cut_entries, log_weight_at, steps_that_matter, steps_upto
 
@@ -124,24 +126,16 @@ def marginal_structural_cox(
     full = histories(table, covariates, time_varying, unless=unless, site_indicators=stratify_by_site)
     if not (full.start2 >= 0).any():
         raise NotEstimableError(f"nobody started (0 of {full.n})")
-    base = [j for j, name in enumerate(full.names) if name not in time_varying]
-    rows = starting_rows(full, last_start2(full))
-    denominator = hazard_model(rows, "starting")
-    numerator = hazard_model(only_columns(rows, base), "starting")
-    weighted = weighted_histories(full, base[: len(covariates)], denominator, numerator)
-    leaving = event_weights(full, table, censoring_events, stabilised_by=covariates)
-    weighted = _weighted_for(weighted, leaving) if censoring_events else weighted
-    weight, cap = _truncated(weighted.weight, truncate_percentile)
-    site = full.site.astype(str)[weighted.patient] if stratify_by_site else None
-    data = _cox_rows(weighted, weight, full.names[: len(covariates)], site)
+    weighted = _weighted(full, table, covariates, time_varying, censoring_events)
+    weight, cap = _truncated(weighted.rows.weight, truncate_percentile)
+    site = full.site.astype(str)[weighted.rows.patient] if stratify_by_site else None
+    data = _cox_rows(weighted.rows, weight, full.names[: len(covariates)], site)
     fit = fit_cox(data, robust=True, level=level)
     diagnostics = weight_diagnostics(
         "Cox models of starting, stabilised by the baseline covariates", weight, capped_at=cap
     )
-    found = fit.hazard_ratio()
-    how = "robust, by patient"
     return MarginalStructuralModel(
-        hazard_ratio=wald_effect(found.log_estimate, found.se, level=level, is_log=True, variance_method=how),
+        hazard_ratio=jackknife_ratio(data, fit, level=level),
         fit=fit,
         n=full.n,
         n_started=int((full.start2 >= 0).sum()),
@@ -151,15 +145,41 @@ def marginal_structural_cox(
         assumptions=ASSUMPTIONS,
         warnings=(
             *full.warnings,
-            *denominator.warnings,
-            *leaving.warnings(),
+            *weighted.warnings,
             *fit.warnings,
             *diagnostics.warnings("weighted"),
-            *_mean_is_off(weighted, weight),
+            *_mean_is_off(weighted.rows, weight),
         ),
         effect_type="conditional" if covariates or stratify_by_site else "marginal",
         data=data,
     )
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Rows with their weights, not truncated, and what the models of these warn of."""
+
+    rows: WeightedHistories
+    warnings: tuple[str, ...]
+
+
+def _weighted(
+    full: Histories,
+    table: CohortTable,
+    covariates: Sequence[str],
+    time_varying: Sequence[str],
+    censoring_events: Sequence[CensoringEvent],
+) -> _Weighted:
+    """Weights for starting, and for the intercurrent events."""
+    base = [j for j, name in enumerate(full.names) if name not in time_varying]
+    rows = starting_rows(full, last_start2(full))
+    denominator = hazard_model(rows, "starting")
+    numerator = hazard_model(only_columns(rows, base), "starting")
+    weighted = weighted_histories(full, base[: len(covariates)], denominator, numerator)
+    leaving = event_weights(full, table, censoring_events, stabilised_by=covariates)
+    if censoring_events:
+        weighted = _weighted_for(weighted, leaving)
+    return _Weighted(weighted, (*denominator.warnings, *leaving.warnings()))
 
 
 def weighted_histories(

@@ -3,7 +3,9 @@
 In the trial of day s are all who are followed beyond s, have not started before and are not excused; exposed
 are those who start on s; covariates are as known on s, in both groups, so nothing after the start is adjusted
 for. One Cox model over all trials, each a stratum with a baseline hazard of its own, on the clock of days
-since index; patients are in several trials, so the variance is the sandwich by patient.
+since index. Patients are in several trials and the last risk sets of a trial are small, so the variance is
+that of a jackknife of patients in one step (see `jackknife`); the sandwich by patient, which `fit` has, is
+too small.
 
 - "as_started": later starters stay unexposed, as after a landmark. The ratio is drawn towards 1.
 - "per_protocol": those not started on s are censored at a later start, and weighted by the inverse
@@ -39,7 +41,7 @@ from rwe.survival.data import (
     NotEstimableError,
     SurvivalDataError,
 )
-from rwe.survival.effects import Effect, wald_effect
+from rwe.survival.effects import Effect
 from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import (
     NEVER2,
@@ -50,6 +52,7 @@ from rwe.survival.histories import (
     row_at,
     starting_rows,
 )
+from rwe.survival.jackknife import jackknife_ratio
 from rwe.survival.weight_diagnostics import WeightDiagnostics, weight_diagnostics
 from rwe.survival.weight_steps import (
     MOST_ROWS,
@@ -185,14 +188,10 @@ def sequential_trials(
     data = _cox_rows(history, entries, rows, weight, stratify_by_site=stratify_by_site)
     fit = fit_cox(data, robust=True, level=level)
     weights = None if model is None else _diagnostics(entries, rows, weight, cap)
-    shown = (f"Start days were taken together in windows of {window} days.",) if window > 1 else ()
-    found = fit.hazard_ratio()
     return SequentialTrials(
         contrast=contrast,
         window_days=window,
-        hazard_ratio=wald_effect(
-            found.log_estimate, found.se, level=level, is_log=True, variance_method="robust, by patient"
-        ),
+        hazard_ratio=jackknife_ratio(data, fit, level=level),
         fit=fit,
         n=len(np.unique(entries.patient)),
         n_trials=len(np.unique(entries.trial)),
@@ -201,15 +200,19 @@ def sequential_trials(
         weights=weights,
         method=METHOD + _HOW[contrast],
         assumptions=ASSUMPTIONS if model is None else (*ASSUMPTIONS, _WEIGHTED),
-        warnings=(
-            *history.warnings,
-            *shown,
-            *fit.warnings,
-            *(model.denominator.warnings if model else ()),
-            *(weights.warnings("unexposed") if weights else ()),
-        ),
+        warnings=(*history.warnings, *_window_note(window), *fit.warnings, *_weight_notes(model, weights)),
         data=data,
     )
+
+
+def _window_note(days: int) -> tuple[str, ...]:
+    return (f"Start days were taken together in windows of {days} days.",) if days > 1 else ()
+
+
+def _weight_notes(model: _Models | None, weights: WeightDiagnostics | None) -> tuple[str, ...]:
+    if model is None or weights is None:
+        return ()
+    return (*model.denominator.warnings, *weights.warnings("unexposed"))
 
 
 def _check(
