@@ -23,7 +23,7 @@ from rwe.lake.observation_rows import reference_ranges
 from rwe.lake.reader import PartReader
 from rwe.lake.texts import TextValue
 
-#: Longer lines go the careful way: each thread of DuckDB makes room for two, and small rooms stay in the cache.
+#: Longer lines go the careful way: each thread of DuckDB makes room for two; small rooms stay in the cache.
 LONGEST_LINE = 1 << 18
 #: How many pseudonyms of records that are referred to are remembered: patients and their encounters.
 _MOST_REMEMBERED = 500_000
