@@ -23,7 +23,7 @@ from rwe.errors import BuildError, EvidenceError, PartialError, RweError
 from rwe.evidence.contract import Evidence, read_evidence
 from rwe.flow_run import part_of_flow_run
 from rwe.status import workspace_status
-from rwe.study import load_studies, load_study
+from rwe.study import load_named_study, load_studies
 from rwe.warehouse.build import build
 from rwe.wording import counted
 
@@ -90,11 +90,13 @@ def analyse_study(workspace: str, study: str) -> Refreshed:
     """The study's new refresh; its evidence.json lies beside the report."""
     # `rwe deploy` reads this file, too, and need not wait for estimators and figures.
     from rwe.analyse import analyse  # noqa: PLC0415
+    from rwe.history.kept_lock import require_lock_kept  # noqa: PLC0415
     from rwe.history.report import report_of  # noqa: PLC0415
 
     opened = open_workspace(Path(workspace))
     try:
-        read = load_study(opened.studies / f"{study}.yaml")
+        read = load_named_study(opened.studies / f"{study}.yaml")
+        require_lock_kept(opened, read)
         before = _latest(opened, read.name)
         with audited(opened, "analyse", study=study) as deed:
             result = analyse(opened, read, progress=_watched())

@@ -25,7 +25,14 @@ from rwe.cli_deploy import deploy
 from rwe.cli_federate import federate_app
 from rwe.cli_history import history_app
 from rwe.cli_keep import keep_app
-from rwe.cli_options import JsonOption, StudyArgument, WorkspaceOption, choose_workspace, open_chosen
+from rwe.cli_options import (
+    JsonOption,
+    StudyArgument,
+    WorkspaceOption,
+    choose_workspace,
+    open_chosen,
+    study_with_lock,
+)
 from rwe.cli_share import keys_app, share_app
 from rwe.cli_simulate import simulate
 from rwe.cli_sites import sites_app
@@ -183,12 +190,16 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     Example: rwe build
     """
     from rwe.warehouse.build import build as build_database
+    from rwe.warehouse.build import has_landed
 
     opened = open_chosen(workspace)
     studies = load_studies(opened.studies)
     with terminal.progress_bars() as bars, audited(opened, "build") as deed:
-        result = build_database(opened, studies, progress=bars)
-        deed.counts = result.tables
+        result = build_database(opened, studies, progress=bars) if has_landed(opened) else None
+        deed.counts = result.tables if result else {}
+    if result is None:
+        _say_nothing_landed(as_json=as_json)
+        return
     if as_json:
         cli_show.as_json(result)
         return
@@ -197,6 +208,17 @@ def build(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     for finding in result.quality:
         rows = counted(finding.rows, "row")
         terminal.say(terminal.out, f"{finding.severity}: {finding.message} ({rows})")
+
+
+def _say_nothing_landed(*, as_json: bool) -> None:
+    if as_json:
+        cli_show.as_json({"path": None, "content_sha256": None, "quality": [], "tables": {}, "sites": []})
+        return
+    terminal.say(
+        terminal.out,
+        "Nothing has landed yet, so there is nothing to publish: run `rwe extract` or `rwe import`, then "
+        "`rwe build` again",
+    )
 
 
 @app.command()
@@ -221,7 +243,7 @@ def analyse(
     from rwe.analyse import analyse as run_analyses
 
     opened = open_chosen(workspace)
-    found = find_study(study, opened.studies)
+    found = study_with_lock(opened, study)
     if blind:
         _analyse_blind(opened, found, as_json=as_json)
         return
@@ -286,7 +308,7 @@ def refresh(
     Example: rwe refresh lenalidomide_after_car_t
     """
     opened = open_chosen(workspace)
-    find_study(study, opened.studies)  # a mistake in the study is said before the work, not after
+    study_with_lock(opened, study)  # a mistake in the study is said before the work, not after
     build(opened.root)
     analyse(study, opened.root, force=force)
     report(study, opened.root)
@@ -323,7 +345,7 @@ def demo(
 ) -> None:
     """Three synthetic hospitals with a known truth, the whole way, and a report to open.
 
-    A second time it makes its folder anew; it refuses where something else was put there, as a study of yours.
+    A second time it makes its folder anew, but not over what you put there, as a study of your own.
 
     Example: rwe demo --serve
     """

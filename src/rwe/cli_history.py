@@ -74,7 +74,7 @@ def diff(
 ) -> None:
     """Why an estimate moved from one refresh to another, in counts of patients that stay inside.
 
-    Example: rwe diff #1 latest --study my_study
+    Example: rwe diff '#1' latest --study my_study
     """
     from rwe.analyse.differences import difference
     from rwe.history.past import resolve
@@ -153,10 +153,13 @@ def release(
 
     Example: rwe release my_study
     """
+    from rwe.history.kept_lock import require_made_under_lock
     from rwe.history.release import release as make_release
 
     opened = open_chosen(workspace)
-    name = find_study(study, opened.studies).name
+    found = find_study(study, opened.studies)
+    name = found.name
+    require_made_under_lock(opened, found)
     with audited(opened, "release", study=name) as deed:
         made = make_release(opened, name, apart=apart)
         deed.counts = {"release": made.number, "withheld": made.withheld, "apart": int(apart)}

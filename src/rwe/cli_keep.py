@@ -31,6 +31,7 @@ _SiteOption = Annotated[str, typer.Option("--site", help="The site the patient i
 
 @keep_app.command("erase")
 def erase(
+    *,
     site: _SiteOption,
     patient_file: Annotated[
         Path | None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rwe.config import Workspace, open_workspace
+from rwe.study import Study, find_study
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -35,3 +36,15 @@ def chosen_workspace(workspace: Path | None) -> Path | None:
 def open_chosen(workspace: Path | None) -> Workspace:
     """Open it; raises ConfigError as `open_workspace` does."""
     return open_workspace(chosen_workspace(workspace))
+
+
+def study_with_lock(workspace: Workspace, name_or_path: str) -> Study:
+    """The study with the lock that its evidence was made under.
+
+    Raises StudyError as `find_study` and `require_lock_kept` do.
+    """
+    from rwe.history.kept_lock import require_lock_kept
+
+    found = find_study(name_or_path, workspace.studies)
+    require_lock_kept(workspace, found)
+    return found

@@ -202,7 +202,7 @@ def blind(found: BlindDiagnostics) -> None:
         d = found.detectable
         terminal.say(
             terminal.out,
-            f"With {d.events} events a hazard ratio of {d.protective:.2f} or {d.harmful:.2f} would be found "
-            f"with {d.power:.0%} power",
+            f"With {d.events} events and what the protocol adjusts for, a hazard ratio of {d.protective:.2f} "
+            f"or {d.harmful:.2f} would be found with {d.power:.0%} power",
         )
     notes(found.notes)

@@ -143,7 +143,10 @@ def _database(database: Path | None, key_file: Path | None, workspace: Path | No
 
 def _open_tui(database: PublishedDatabase) -> None:
     if find_spec("harlequin") is None or find_spec("harlequin_duckdb") is None:
-        raise UsageError("the SQL IDE is not installed", advice="install the extra: pip install 'rwe[adhoc]'")
+        raise UsageError(
+            "the SQL IDE is not installed",
+            advice="install the extra in the checkout of rwe: .venv/bin/pip install -e '.[adhoc]'",
+        )
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         raise UsageError("the SQL IDE needs a terminal", advice="without one, use -c QUERY or a FILE")
     from rwe.adhoc.tui import run_tui

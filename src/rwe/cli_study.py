@@ -1,4 +1,4 @@
-"""The commands `rwe study …`: write, check and lock study files."""
+"""The commands `rwe study …`: check and lock study files, print their schema."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from rich.padding import Padding
 
 from rwe import terminal
 from rwe.audit import audited
-from rwe.cli_options import StudyArgument, WorkspaceOption, chosen_workspace, open_chosen
+from rwe.cli_options import StudyArgument, WorkspaceOption, chosen_workspace, open_chosen, study_with_lock
 from rwe.config import Workspace
 from rwe.errors import ConfigError, StudyError
 from rwe.resources import bundled
-from rwe.study import Study, find_study, study_schema
+from rwe.study import Study, find_study, is_study_path, load_named_study, study_schema
 from rwe.study.lock import ProtocolLock, lock_study, read_lock
+from rwe.study_codes import every_code, first_codes
 from rwe.study_words import explain
+from rwe.wording import counted
 
-study_app = typer.Typer(help="Write, check and lock study files.", no_args_is_help=True)
+study_app = typer.Typer(help="Check and lock study files; print their schema.", no_args_is_help=True)
 
 
 @study_app.command("schema")
@@ -35,11 +37,14 @@ def study_schema_command() -> None:
 @study_app.command("check")
 def study_check(
     file: Annotated[str, typer.Argument(help="A study file, or the name of a study.")],
+    codes: Annotated[bool, typer.Option("--codes", help="Show every code of every code list.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Check a study file and explain it back in words.
+    """Check a study file and explain it back in words: every code list, window and rule.
 
     Example: rwe study check studies/lenalidomide_after_car_t.yaml
+
+    Example: rwe study check lenalidomide_after_car_t --codes
     """
     try:
         opened: Workspace | None = open_chosen(workspace)
@@ -47,14 +52,30 @@ def study_check(
         if chosen_workspace(workspace):
             raise
         opened = None  # a study can be checked anywhere
-    study = _find_anywhere(file, opened)
+    study = _read_anywhere(file, opened)
     terminal.out.print(f"[bold]{escape(study.protocol.title)}[/] ({study.name} {study.protocol.version})")
     for heading, sentences in explain(study).items():
         terminal.out.print(f"\n[bold]{heading}[/]")
         for sentence in sentences:
             terminal.out.print(Padding(escape(sentence), (0, 0, 0, 2)))
+    _show_codes(study, every=codes)
     terminal.out.print(f"\nProtocol hash {study.protocol_sha256}")
+    if opened is not None:  # the same study in the workspace, with its lock; another one is refused
+        study = study_with_lock(opened, file)
     terminal.say(terminal.out, _LOCKED[read_lock(study).status])
+
+
+def _show_codes(study: Study, *, every: bool) -> None:
+    terminal.out.print("\n[bold]Code lists[/]")
+    if not every:
+        for sentence in first_codes(study):
+            terminal.out.print(Padding(escape(sentence), (0, 0, 0, 2)))
+        terminal.out.print(Padding("With --codes every code is shown.", (0, 0, 0, 2)))
+        return
+    for name, lines in every_code(study).items():
+        terminal.out.print(Padding(f"{escape(name)} ({counted(len(lines), 'code')})", (0, 0, 0, 2)))
+        for line in lines:
+            terminal.out.print(Padding(escape(line), (0, 0, 0, 4)))
 
 
 @study_app.command("lock")
@@ -73,7 +94,7 @@ def study_lock(
     Example: rwe study lock lenalidomide_after_car_t --registration EUPAS100000
     """
     opened = open_chosen(workspace)
-    found = find_study(study, opened.studies)
+    found = study_with_lock(opened, study)
     with audited(opened, "study lock", study=found.name):
         entry = lock_study(found, registration=registration, amendment=amendment)
     terminal.say(terminal.out, f"Locked {found.name} {entry.version}, hash {entry.protocol_sha256}")
@@ -93,14 +114,15 @@ _LOCKED = {
 }
 
 
-def _find_anywhere(file: str, opened: Workspace | None) -> Study:
+def _read_anywhere(file: str, opened: Workspace | None) -> Study:
+    """The study of a file as it stands there, or the one that is called so in the workspace."""
+    if is_study_path(file):
+        return load_named_study(Path(file).expanduser())
     if opened is not None:
         return find_study(file, opened.studies)
     try:
         return find_study(file, bundled("studies"))
     except StudyError:
-        if Path(file).suffix in {".yaml", ".yml"} or Path(file).exists():
-            raise
         raise StudyError(
             f"there is no study {file!r} here",
             advice="give a path, or the name of a study in a workspace (-w DIR)",

@@ -20,11 +20,12 @@ from rich.markup import escape
 
 from rwe import terminal
 from rwe.config import Workspace, add_site, init_workspace
-from rwe.demo_folder import STUDY, fresh_folder, remember
+from rwe.demo_folder import fresh_folder, remember
 from rwe.errors import RweError
 from rwe.progress import watched_by
 from rwe.resources import bundled, load_flow
 
+STUDY = "lenalidomide_after_car_t"
 _PREFECT_SECONDS = 120
 
 
@@ -35,7 +36,7 @@ def run_demo(folder: Path, *, patients: int, seed: int, serve: bool, anew: bool 
     anew: delete also what the demo before did not write; else a folder with such a thing is refused.
     """
     started = time.monotonic()
-    folder = fresh_folder(folder.expanduser().resolve(), anew=anew)
+    folder = fresh_folder(folder.expanduser().resolve(), study=STUDY, anew=anew)
     _quiet_prefect(folder)
     from rwe.sandbox.server import demo_specs, running_hospitals
 
@@ -149,7 +150,7 @@ def _suggest(workspace: Workspace, said: str, commands: list[str]) -> None:
     program = sys.argv[0] if Path(sys.argv[0]).name == "rwe" else "rwe"
     terminal.out.print(said)
     for words in commands:
-        line = f"  {shlex.quote(program)} -w {shlex.quote(str(named))} {words}"
+        line = f"  {shlex.quote(program)} {words} -w {shlex.quote(str(named))}"
         terminal.out.print(escape(line), soft_wrap=True)
 
 

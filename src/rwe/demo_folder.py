@@ -1,7 +1,7 @@
 """The folder of a demo: made anew each time, but never over what somebody put there.
 
-Its mark names the files a reader may edit, with their hashes as the demo wrote them. What else the demo makes,
-the next one makes again.
+Its mark names the files a reader may edit, with their hashes as the demo wrote them. What else the demo
+makes, the next one makes again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import msgspec
 from rwe.errors import UsageError
 from rwe.wording import counted
 
-STUDY = "lenalidomide_after_car_t"
 MARK = ".rwe-demo"
 #: What a demo and the commands that only read or rerun it make: in its folder, and in its workspace.
 _MADE = frozenset({MARK, f"{MARK}.part", "demo.key", "prefect", "prefect.log", "workspace"})
 _MADE_INSIDE = frozenset(
-    "studies rwe.yaml .rwe.yaml.lock landing lake quarantine private published evidence audit.ndjson".split()
+    {"studies", "rwe.yaml", ".rwe.yaml.lock", "landing", "lake", "quarantine", "private", "published"}
+    | {"evidence", "audit.ndjson"}
 )
 
 
@@ -33,11 +33,11 @@ class _Mark(msgspec.Struct, frozen=True):
     files: dict[str, str] | None = None
 
 
-def fresh_folder(folder: Path, *, anew: bool) -> Path:
-    """An empty folder with a demo's mark.
+def fresh_folder(folder: Path, *, study: str, anew: bool) -> Path:
+    """An empty folder with a demo's mark. `study` is the demo's.
 
-    Raises UsageError where the folder is not a demo's, or where it holds something that the demo did not write,
-    unless `anew` says to delete that, too.
+    Raises UsageError where the folder is not a demo's, or where it holds something that the demo did not
+    write, unless `anew` says to delete that, too.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("it is a file, not a folder", where=str(folder), advice="name a folder with --dir")
@@ -45,13 +45,13 @@ def fresh_folder(folder: Path, *, anew: bool) -> Path:
         raise UsageError(
             "the folder is not empty and no demo made it", where=str(folder), advice="name another with --dir"
         )
-    found = () if anew else of_others(folder)
+    found = () if anew else of_others(folder, study=study)
     if found:
         more = f" and {counted(len(found) - 1, 'more file')}" if found[1:] else ""
         raise UsageError(
             f"the demo did not write {found[0]}{more}, and would delete it",
             where=str(folder),
-            advice="move it elsewhere, name another folder with --dir, or delete all of it with --anew",
+            advice="move it away, name another folder with --dir, or delete all with `rwe demo --anew`",
         )
     try:
         if folder.exists():
@@ -71,10 +71,10 @@ def remember(folder: Path) -> None:
     _write(folder, _Mark(files={_name(workspace, p): _sha256(p) for p in _editable(workspace)}))
 
 
-def of_others(folder: Path) -> tuple[str, ...]:
+def of_others(folder: Path, *, study: str) -> tuple[str, ...]:
     """What in a demo's folder the demo did not write, as paths in it, sorted.
 
-    Studies, locks, settings that were edited, evidence of other studies, releases, whatever else was put there.
+    Studies, locks, settings that were edited, evidence of other studies, releases, and what else is there.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return ()
@@ -83,8 +83,8 @@ def of_others(folder: Path) -> tuple[str, ...]:
     found = chain(
         _unknown(folder, _MADE),
         _unknown(workspace, _MADE_INSIDE),
-        _unknown(evidence, {STUDY}),
-        (evidence / STUDY).glob("releases"),
+        _unknown(evidence, {study}),
+        (evidence / study).glob("releases"),
         _edited(workspace, _read(folder)),
     )
     return tuple(sorted(_name(folder, p) for p in found))

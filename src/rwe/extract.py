@@ -339,12 +339,14 @@ def extract_sites(
     A site named twice is extracted once.
 
     Raises PartlyExtractedError if some sites failed (the others are landed), SiteError if all did, the
-    site's own error if there is only one, and UsageError (wrong settings, studies) before anything is asked.
+    site's own error if there is only one, and UsageError (wrong settings, studies, a key that cannot be read)
+    before anything is asked.
     """
     if not names:
         raise UsageError("no site to extract from", advice="declare one with a base_url in rwe.yaml")
     plan_extraction(studies)
     names = tuple(dict.fromkeys(names))
+    workspace.pseudonym_key(), workspace.cipher()  # a key that is not there is said once, not for each site
     for name in names:
         FhirClient(name, workspace.site(name)).close()
     results: list[ExtractionResult] = []

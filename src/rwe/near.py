@@ -26,10 +26,9 @@ def value_at(content: object, location: Sequence[int | str]) -> object:
     The tags of unions and `[key]`, which are no part of the content, are passed over.
     """
     for part in location:
-        if isinstance(content, dict) and part in content:
-            content = content[part]
-        elif isinstance(content, list) and isinstance(part, int) and 0 <= part < len(content):
-            content = content[part]
+        is_index = isinstance(content, list) and isinstance(part, int) and 0 <= part < len(content)
+        if is_index or (isinstance(content, dict) and part in content):
+            content = content[part]  # type: ignore[index]
     return content
 
 

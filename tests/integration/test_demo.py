@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import yaml
 import zstandard
 
+from rwe.demo import STUDY
+from rwe.demo_folder import of_others
 from rwe.evidence.contract import Evidence, read_evidence
+from tests.support import ROOT
 from tests.unit.test_cli import Ran, run
 
 
@@ -114,8 +119,64 @@ def test_what_only_the_nightly_account_may_read_is_private(demo: tuple[Path, Ran
     assert (workspace / "published" / "rwe.duckdb").stat().st_mode & 0o222 == 0
 
 
+def test_it_ends_with_commands_that_run_as_they_stand(demo: tuple[Path, Ran]) -> None:
+    folder, ran = demo
+    lines = [line for line in ran.out.splitlines() if " -w " in line]
+    assert any(" sql " in line for line in lines)
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert (program, words[-2:]) == ("rwe", ["-w", str(folder / "workspace")])
+        again = run(*words)
+        assert (again.code, again.err) == (0, ""), line
+        assert again.out
+
+
+def test_a_second_demo_does_not_delete_a_study_of_ones_own(demo: tuple[Path, Ran]) -> None:
+    folder, _ = demo
+    assert of_others(folder, study=STUDY) == (), "nothing that a demo makes is taken for somebody's"
+    mine = folder / "workspace" / "studies" / "mine.yaml"
+    mine.write_text("name: mine\n")
+    ran = run("demo", "--dir", folder)
+    assert ran.code == 2
+    assert "the demo did not write workspace/studies/mine.yaml" in ran.err
+    assert mine.read_text() == "name: mine\n"
+    assert (latest(folder) / "report.html").exists()
+    mine.unlink()
+
+
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     ran = run("demo", "--dir", tmp_path)
     assert ran.code == 2
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def own_study_of_the_readme() -> list[list[str]]:
+    """The commands under "Your own study" of README.md, word by word."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own study")[1]
+    lines = section.split("```")[1].strip().splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_readmes_way_to_a_study_of_ones_own_keeps_the_lock(demo: tuple[Path, Ran]) -> None:
+    """Last in this file: it leaves a study in the demo's workspace."""
+    workspace = demo[0] / "workspace"
+    copy, edit, *commands = own_study_of_the_readme()
+    assert copy == ["cd", "~/evidence/studies", "&&", "cp", *copy[4:]]
+    assert edit == ["$EDITOR", "my_study.yaml"]
+    file = workspace / "studies" / copy[5]
+    content = yaml.safe_load((workspace / "studies" / copy[4]).read_text())
+    content["name"] = "my_study"
+    content["analyses"] = [a for a in content["analyses"] if a.get("role") == "primary"]
+    file.write_text(
+        yaml.safe_dump({k: v for k, v in content.items() if k not in {"sensitivity_grid", "subgroups"}})
+    )
+    for program, *words in commands:
+        assert program == "rwe"
+        if words[0] != "extract":  # the hospitals are closed
+            ran = run(*(str(workspace) if w == "~/evidence" else w for w in words))
+            assert ran.code == 0, (words, ran.err)
+    found = read_evidence(workspace / "evidence" / "my_study" / "latest" / "evidence.json")
+    assert found.protocol_lock is not None
+    assert found.protocol_lock.status == "locked"
+    assert len(found.protocol_lock.log) == 1

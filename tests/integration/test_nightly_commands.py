@@ -170,8 +170,24 @@ def test_an_import_and_a_failed_analysis_are_recorded_too(place: Place, tmp_path
     assert "Europe/Amsterdam" in (place.root / "rwe.yaml").read_text()
 
 
-def test_a_build_of_nothing_says_that_nothing_has_landed(place: Place) -> None:
+def test_a_build_of_nothing_says_so_and_what_was_published_stays(place: Place) -> None:
     assert "Nothing has landed yet" in fine(run("build", "-w", place.root)).out
+    assert not (place.root / "published").exists()
+    yesterday = place.root / "published" / "rwe.duckdb"
+    yesterday.parent.mkdir()
+    yesterday.write_bytes(b"of yesterday")
+    told = json.loads(fine(run("build", "-w", place.root, "--json")).out)
+    assert (told["path"], told["tables"], told["sites"]) == (None, {}, [])
+    assert yesterday.read_bytes() == b"of yesterday"
+
+
+def test_a_key_that_is_gone_is_said_once_and_nobody_is_asked(place: Place) -> None:
+    (place.root.parent / "ws.key").unlink()
+    ran = run("extract", "-w", place.root)
+    assert ran.code == 2
+    assert ran.err.count("ws.key") == 1
+    assert "restore it" in ran.err
+    assert not list((place.root / "landing").glob("site=*/run=*"))
 
 
 @pytest.mark.parametrize("words", [("extract",), ("build",), ("analyse", STUDY)])

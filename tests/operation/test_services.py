@@ -27,7 +27,9 @@ import requests
 import yaml
 from cryptography.fernet import Fernet
 
-from rwe.config import init_workspace
+from rwe.blocklist import key_path
+from rwe.config import Settings, Workspace, init_workspace
+from rwe.identity import identity_file
 from tests.operation.running import PASSWORD, Prefect, Service, await_, free_port, start
 from tests.support import ROOT, missing
 
@@ -58,20 +60,22 @@ def test_nothing_listens_but_on_loopback_and_every_service_tells_its_health() ->
     for name, service in services.items():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), name
-        if name != "hapi":
+        if "profiles" not in service:
             assert service["healthcheck"]["test"][0] == "CMD"
+        if name != "hapi":
             assert service["read_only"] is True
             assert "no-new-privileges:true" in service["security_opt"]
     assert "ports" not in services["postgres"]
     assert compose()["networks"]["inside"] == {"internal": True}
     assert services["hapi"]["profiles"] == ["try"], "only on demand"
-    for name in ("server", "worker"):
+    assert services["operator"]["profiles"] == ["by-hand"], "never up by itself"
+    for name in ("server", "worker", "operator"):
         assert services[name]["user"] == "10001:10001"
         assert services[name]["cap_drop"] == ["ALL"]
 
 
 def test_no_secret_stands_in_the_compose_file_and_the_keys_reach_the_worker_alone() -> None:
-    text, read = (DEPLOY / "compose.yaml").read_text(encoding="utf-8"), compose()
+    read = compose()
     for name, source in read["secrets"].items():
         assert set(source) == {"file"}, name
     for name, service in read["services"].items():
@@ -79,11 +83,61 @@ def test_no_secret_stands_in_the_compose_file_and_the_keys_reach_the_worker_alon
             assert not re.search(r"(PASSWORD|AUTH_STRING|KEY)$", variable), (name, variable)
         assert set(service.get("secrets", [])) <= read["secrets"].keys()
         mounts = [v for v in service.get("volumes", []) if "/etc/rwe" in v or "/srv/rwe" in v]
-        assert bool(mounts) == (name == "worker"), name
-    assert "${RWE_KEYS:-/etc/rwe}:/etc/rwe:ro" in text
+        assert bool(mounts) == (name in {"worker", "operator"}), name
     worker, server = read["services"]["worker"], read["services"]["server"]
+    assert "${RWE_KEYS:-/etc/rwe}:/etc/rwe:ro" in worker["volumes"]
     assert "prefect_server_encryption_key" in server["secrets"]
     assert worker["secrets"] == ["prefect_api_auth_string"]
+
+
+def can_write(service: dict[str, Any], path: str) -> bool:
+    """Whether a folder of a service lies on a mount that is not read-only."""
+    for mount in service["volumes"]:
+        source, target, *mode = re.sub(r"\$\{[^}]*\}", "KEYS", mount).split(":")
+        assert source
+        if Path(path).is_relative_to(target):
+            return mode != ["ro"]
+    return service["read_only"] is False
+
+
+def test_what_commands_by_hand_write_beside_the_key_can_be_written_there_and_not_by_nights() -> None:
+    """The list of the erased, the identity, the pins lie beside the key that `rwe init` is told to make."""
+    services, readme = compose()["services"], (DEPLOY / "README.md").read_text(encoding="utf-8")
+    init = re.search(r"operator\s+(?:\\\s+)?rwe init (\S+) --key-file (\S+)", readme)
+    assert init is not None
+    root, key = init.groups()
+    assert root == services["operator"]["environment"]["RWE_WORKSPACE"]
+    settings = Settings(pseudonyms={"key_file": key})
+    workspace = Workspace(Path(root), settings)
+    for path in (key_path(workspace), identity_file(workspace), Path(key)):
+        assert can_write(services["operator"], str(path.parent)), path
+        assert not can_write(services["worker"], str(path.parent)), path
+    for name in ("operator", "worker"):
+        assert can_write(services[name], root), name
+
+
+def test_the_pool_is_made_before_the_first_worker() -> None:
+    """A worker that finds no pool makes one with Prefect's template (test_pool.py)."""
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    bare, contained = readme.split("## In containers")
+    assert bare.index("rwe deploy --wait") < bare.index("enable --now rwe-worker")
+    ups = [m.end() for m in re.finditer(r"up --detach", contained)]
+    assert contained[ups[0] :].startswith(" server\n"), "the server alone"
+    assert ups[0] < contained.index("rwe deploy --wait") < ups[1]
+
+
+def test_on_the_bare_host_nothing_is_installed_that_an_old_pip_cannot_read() -> None:
+    """Debian 12 has pip 23.0, which takes an extra in a hash-checked lock for unpinned: uv installs it."""
+    lines = [
+        line for line in (DEPLOY / "README.md").read_text().splitlines() if line.startswith("# /opt/rwe/")
+    ]
+    by_pip = [line for line in lines if line.startswith("# /opt/rwe/bin/pip ")]
+    assert [line.split("--requirement ")[1] for line in by_pip] == ["requirements-uv.lock"]
+    assert all("--require-hashes" in line for line in by_pip)
+    by_uv = [line for line in lines if line.startswith("# /opt/rwe/bin/uv pip install")]
+    assert any("--require-hashes" in line and line.endswith(" requirements.lock") for line in by_uv)
+    pins = [line for line in (ROOT / "requirements-uv.lock").read_text().splitlines() if "==" in line]
+    assert [pin.partition("==")[0] for pin in pins] == ["uv"], "without extras or dependencies"
 
 
 def test_the_image_is_hash_checked_and_its_user_is_nobody() -> None:

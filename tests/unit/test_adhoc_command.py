@@ -99,7 +99,7 @@ def test_the_published_folder_takes_no_file_even_by_force(run: Run, target: Targ
         (["-c", "select 1", "--format", "xlsx"], "--format: none of table, csv, json, parquet"),
         (["-c", "select 1", "--out", "a.xlsx"], "the format is not clear from the name; add --format"),
         (["-c", "select 1", "--tui"], "--tui takes no query"),
-        (["--tui"], "rwe[adhoc]|needs a terminal"),
+        (["--tui"], "pip install -e '.[adhoc]'|needs a terminal"),
         (["-c", "select 1", "-w", "."], "--database and --workspace exclude each other"),
     ],
 )

@@ -194,16 +194,69 @@ def test_a_table_fits_80_columns_and_says_what_it_leaves_out(session: LockedSess
     )
     assert shown.lines == (
         "study  time_days  long",
-        f"-----  ---------  {'-' * 32}",
-        f"a              0  {'x' * 31}…",
-        f"a              1  {'x' * 31}…",
-        f"a              2  {'x' * 31}…",
+        f"-----  ---------  {'-' * 60}",
+        f"a              0  {'x' * 60}",
+        f"a              1  {'x' * 60}",
+        f"a              2  {'x' * 60}",
     )
     assert shown.notes == ("997 rows more: --rows N shows more of them",)
     wide = ", ".join(f"'{'y' * 20}' as column_{i}" for i in range(6))
     shown = table(rows(session, f"select {wide}"))
     assert max(map(len, shown.lines)) <= 80
     assert shown.notes == ("3 columns more: column_3, column_4, column_5",)
+
+
+STEPS = """
+    select 'lenalidomide_after_car_t' as study, * from (values
+        (1, 'index_event', 135, 0, 'an infusion of CAR T cells is recorded, of whatever product'),
+        (2, 'adult', 135, 3, 'eighteen')
+    ) as t(step_number, step, n_before, n_excluded, meaning)
+"""
+
+
+def test_of_a_wide_table_the_study_is_said_once_and_long_texts_go_over_lines(session: LockedSession) -> None:
+    shown = table(rows(session, STEPS), width=72)
+    assert shown.lines == (
+        "study: lenalidomide_after_car_t",
+        "step_number  step         n_before  n_excluded  meaning",
+        "-----------  -----------  --------  ----------  ------------------------",
+        "          1  index_event       135           0  an infusion of CAR T",
+        "                                                cells is recorded, of",
+        "                                                whatever product",
+        "          2  adult             135           3  eighteen",
+    )
+    assert shown.notes == ()
+    assert table(rows(session, STEPS), width=140).lines[0].startswith("study  "), "there is room for all"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select 'a' as study, * from (values (1, repeat('x ', 60))) as t(number, text)",
+        "select study, number, repeat('x ', 60) as text from (values ('a', 1), ('b', 2)) as t(study, number)",
+    ],
+    ids=["one row", "another study"],
+)
+def test_what_differs_or_is_one_row_stays_a_column(session: LockedSession, query: str) -> None:
+    assert table(rows(session, query), width=40).lines[0].split() == ["study", "number", "text"]
+
+
+def test_numbers_and_words_are_not_broken_and_endless_texts_are_cut(session: LockedSession) -> None:
+    query = """
+        select md5('a') as patient_id, 123456789012 as dose, repeat('word ', 99) as note, repeat('z', 99) as z
+    """
+    shown = table(rows(session, query), width=80)
+    assert max(map(len, shown.lines)) <= 80
+    assert "0cc175b9c0f1b6a831c399e269772661  123456789012  word" in shown.lines[2]
+    assert len(shown.lines) == 2 + 4
+    assert shown.lines[-1].endswith("…")
+    assert shown.notes == ("1 column more: z",)
+
+
+def test_wide_characters_are_counted_as_wide(session: LockedSession) -> None:
+    shown = table(rows(session, "select repeat('患者 ', 8) as a, 1 as b"), width=24)
+    four = " ".join(["患者"] * 4)  # 19 columns of a terminal
+    assert shown.lines == (f"a{' ' * 20}  b", f"{'-' * 21}  -", f"{four}{' ' * 4}1", four)
 
 
 def test_a_table_shows_values_as_a_reader_expects_them(session: LockedSession) -> None:

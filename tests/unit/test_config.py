@@ -81,7 +81,12 @@ def test_a_lost_key_is_told_with_what_it_means(workspace: Workspace) -> None:
         ("  a: {base_url: 'https://user:secret-pw@fhir.example.org'}", "credential"),
         ("  a: {base_url: 'https://fhir.example.org?x=1'}", "query"),
         ("  a: {time_zone: Mars/Olympus}", "time zone"),
-        ("  a: {page_sise: 3}", "unknown field"),
+        ("  a: {page_sise: 3}", "unknown field sites.a.page_sise; did you mean page_size"),
+        (
+            "  a: {auth: {kind: bearer, tokn_file: /t}}",
+            "unknown field sites.a.auth.tokn_file; did you mean token_file",
+        ),
+        ("  a: {xyz: 3}", "unknown field sites.a.xyz; see the comments"),
         ("  A B: {}", "sites"),
     ],
 )

@@ -95,7 +95,10 @@ def asked(name: str) -> Iterator[dict[str, Any]]:
     """The analysis plain, and with what it can adjust for and repeat."""
     role = {"role": "contrast"} if name.startswith("naive_") else {}
     few = {"replicates": 5} if name in OPTIONS["replicates"] else {}
-    yield {"analysis": name, **role, **({"replicates": 0} if few else {})}
+    none = (
+        few if name == "landmark_aiptw" else {"replicates": 0} if few else {}
+    )  # which has no other interval
+    yield {"analysis": name, **role, **none}
     if name in OPTIONS["missing"]:
         fixed = ["x", "y"] if name == "landmark_competing_risks" else ["x", "y", "progressed"]
         yield {"analysis": name, **role, **few, "adjusted_for": fixed, "stratify_by": ["site"]}

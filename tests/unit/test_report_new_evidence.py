@@ -317,7 +317,9 @@ def test_an_empty_cell_is_marked_as_no_positivity() -> None:
     assert shown.positivity_note.startswith("1 kind of patient was seen on one side only")
     assert "nobody to compare with" in plain(render_report(evidence()))
     full = example.diagnostics().model_copy(update={"positivity": example.diagnostics().positivity[:1]})
-    assert diagnostics.diagnostics(full, NAMES, PROTOCOL).positivity_note.startswith("One covariate at a time, no cell")
+    assert diagnostics.diagnostics(full, NAMES, PROTOCOL).positivity_note.startswith(
+        "One covariate at a time, no cell"
+    )
 
 
 @pytest.mark.parametrize(

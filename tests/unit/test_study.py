@@ -290,3 +290,37 @@ def test_code_never_names_the_drug_of_a_study() -> None:
         if "sandbox" not in p.parts and p.name not in allowed and "lenalidomide" in p.read_text().lower()
     ]
     assert named == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told", "meant"),
+    [
+        ("analysis: mantel_byar", "analysis: mantel_bayer", "there is no 'mantel_bayer'", "mantel_byar"),
+        ("[age, ecog, ldh, resp", "[age, ecog, lhd, resp", "adjusts for 'lhd'", "ldh"),
+        ("role: primary", "rule: primary", "unknown field analyses #", "role"),
+        ("  gap_days:", "  gap_dyas:", "unknown field exposure.gap_dyas", "gap_days"),
+        ("kind: age_at_index", "kind: age_at_indx", "there is no 'age_at_indx'", "age_at_index"),
+    ],
+)
+def test_a_misspelt_word_anywhere_is_told_with_the_one_meant(
+    folder: Path, old: str, new: str, told: str, meant: str
+) -> None:
+    path = folder / f"{NAME}.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    message = mistake(path)
+    assert told in message
+    assert f"did you mean {meant}" in message
+
+
+def test_entries_count_from_one_as_the_option_analysis_does(folder: Path) -> None:
+    asked = [{"analysis": "simon_makuch"}, {"analysis": "time_dependent_cox", "adjusted_for": ["height"]}]
+    message = mistake(change(folder, analyses=asked))
+    assert "analyses #2 adjusts for 'height', which is no covariate of this study" in message
+    assert "did you mean" not in message  # nothing is near
+
+
+def test_a_misspelt_study_is_told_with_the_one_meant(folder: Path) -> None:
+    with pytest.raises(StudyError, match=f"did you mean {NAME}"):
+        find_study("lenalidomid_after_car_t", folder)

@@ -1,4 +1,9 @@
-"""A result as a table of a terminal's width: as many columns and rows as fit, and how many more there are."""
+"""A result as a table of a terminal's width: as many columns and rows as fit, and how many more there are.
+
+Where a result is too wide, a first column of one value is said once above it, then long texts go over
+several lines, those of the widest column first; only what then does not fit is left out. Numbers, dates,
+names of columns and words are not broken.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +20,9 @@ from rwe.adhoc.session import Rows
 from rwe.wording import counted
 
 _GAP = "  "
-_WIDEST = 32
+_NARROWEST = 12  # of a column of text
+_LONGEST_WORD = 32  # that is never broken: pseudonyms have 32 characters
+_MOST_LINES = 4  # of a cell
 _COUNTED_AT_MOST = 1_000_000
 NULL = "null"
 
@@ -30,8 +38,8 @@ class Shown:
 def table(rows: Rows, *, width: int = 80, most_rows: int = 40) -> Shown:
     """Lay out the first `most_rows` rows of a result in `width` columns of text.
 
-    Numbers stand right, null is written `null`, texts wider than 32 are cut with …; control characters are
-    shown, not sent. The rows that follow are counted, at most a million of them.
+    Numbers stand right, null is written `null`, texts longer than four lines are cut with …; control
+    characters are shown, not sent. The rows that follow are counted, at most a million of them.
     """
     records: list[list[Any]] = []
     more, is_whole = 0, True
@@ -55,34 +63,103 @@ def text_lines(rows: Rows) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column as text. `widest`: its name or a cell, at most the terminal; `narrowest`: after shrinking."""
+
+    name: str
+    cells: tuple[str, ...]
+    is_number: bool
+    widest: int
+    narrowest: int
+
+
 def _lay_out(
     schema: pa.Schema, records: Sequence[Sequence[Any]], more: int, is_whole: bool, width: int
 ) -> Shown:
-    cells = [[_cell(v) for v in record] for record in records]
-    names = [_printable(name) for name in schema.names]
-    widths = [
-        min(_WIDEST, max([_width(name), *(_width(row[i]) for row in cells)])) for i, name in enumerate(names)
+    columns = [_column(schema.field(i), [r[i] for r in records], width) for i in range(len(schema))]
+    above, columns = _said_once(columns, width)
+    fitting = _fitting([c.narrowest for c in columns], width)
+    shown = columns[:fitting]
+    sizes = _sizes(shown, width)
+    lines = [
+        *above,
+        *_row([c.name for c in shown], shown, sizes),
+        _GAP.join("-" * w for w in sizes),
+        *chain.from_iterable(_row([c.cells[i] for c in shown], shown, sizes) for i in range(len(records))),
     ]
-    fitting = _fitting(widths, width)
-    right = [_is_number(kind) for kind in schema.types[:fitting]]
-    sizes = [min(w, width) for w in widths[:fitting]]
-
-    def line(texts: Sequence[str]) -> str:
-        parts = (_padded(t, w, r) for t, w, r in zip(texts[:fitting], sizes, right, strict=True))
-        return _GAP.join(parts).rstrip()
-
-    lines = [line(names), _GAP.join("-" * w for w in sizes), *(line(row) for row in cells)]
     notes = []
     if more:
         notes.append(
             f"{'' if is_whole else 'more than '}{counted(more, 'row')} more: --rows N shows more of them"
         )
-    if names[fitting:]:
-        hidden = ", ".join(names[fitting:])
-        notes.append(f"{counted(len(names) - fitting, 'column')} more: {hidden}")
+    if hidden := [c.name for c in columns[fitting:]]:
+        notes.append(f"{counted(len(hidden), 'column')} more: {', '.join(hidden)}")
     if not records:
         notes.append("no rows")
     return Shown(tuple(lines), tuple(notes))
+
+
+def _column(field: pa.Field, values: Sequence[Any], width: int) -> _Column:
+    name, cells = _printable(field.name), tuple(_cell(v) for v in values)
+    widest = min(width, max(_width(text[: _MOST_LINES * width]) for text in (name, *cells)))
+    narrowest = widest
+    if pa.types.is_string(field.type) or pa.types.is_nested(field.type):
+        words = chain.from_iterable(c.split() for c in cells)
+        longest = min(_LONGEST_WORD, max(map(_width, words), default=0))
+        narrowest = min(widest, max(_NARROWEST, _width(name), longest))
+    return _Column(name, cells, _is_number(field.type), widest, narrowest)
+
+
+def _said_once(columns: list[_Column], width: int) -> tuple[list[str], list[_Column]]:
+    """Of a table that is too wide, a first column that says the same in each row: as a line above it."""
+    first, rest = columns[0], columns[1:]
+    is_wide = sum(c.widest for c in columns) + len(_GAP) * len(rest) > width
+    if not rest or not is_wide or len(first.cells) < 2 or len(set(first.cells)) > 1:
+        return [], columns
+    return _wrapped(f"{first.name}: {first.cells[0]}", width), rest
+
+
+def _sizes(columns: Sequence[_Column], width: int) -> list[int]:
+    """How wide each column is drawn: as wide as it is, or the widest ones narrower until all fit."""
+    sizes = [c.widest for c in columns]
+    room = width - len(_GAP) * (len(columns) - 1)
+    while sum(sizes) > room:
+        loose = [i for i, c in enumerate(columns) if sizes[i] > c.narrowest]
+        if not loose:  # one column alone may be wider than the terminal
+            return [min(size, width) for size in sizes]
+        sizes[max(loose, key=sizes.__getitem__)] -= 1
+    return sizes
+
+
+def _row(texts: Sequence[str], columns: Sequence[_Column], sizes: Sequence[int]) -> list[str]:
+    cells = [_wrapped(text, size) for text, size in zip(texts, sizes, strict=True)]
+    lines = []
+    for parts in zip_longest(*cells, fillvalue=""):
+        drawn = (_padded(t, w, c.is_number) for t, w, c in zip(parts, sizes, columns, strict=True))
+        lines.append(_GAP.join(drawn).rstrip())
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text over several lines, broken between words where it can be, cut after the fourth."""
+    lines: list[str] = []
+    while (end := _end(text, width)) < len(text) and len(lines) < _MOST_LINES - 1:
+        blank = text.rfind(" ", 0, end + 1)
+        end = blank if blank > 0 else end
+        lines.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*lines, text if end == len(text) else text[: _end(text, width - 1)] + "…"]
+
+
+def _end(text: str, width: int) -> int:
+    """How many characters fit; at least one."""
+    used = 0
+    for i, c in enumerate(text):
+        used += _width(c)
+        if used > width:
+            return max(i, 1)
+    return len(text)
 
 
 def _fitting(widths: Sequence[int], width: int) -> int:
@@ -119,8 +196,6 @@ def _width(text: str) -> int:
 
 
 def _padded(text: str, width: int, is_right: bool) -> str:
-    while _width(text) > width:
-        text = text[:-2] + "…"
     gap = " " * (width - _width(text))
     return gap + text if is_right else text + gap
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rwe.analyse.blind_power import BlindPower, blind_power
 from rwe.analyse.describe import baseline_table, describe_lock
-from rwe.analyse.diagnose import arm_weights, detectable_effect
+from rwe.analyse.diagnose import arm_weights
 from rwe.analyse.read import StudyTables
 from rwe.analyse.run_emulation import balance_after, emulated
 from rwe.analyse.tasks import BalanceAfter, Task
 from rwe.errors import RweError
 from rwe.evidence.blind import BlindDiagnostics, write_blind
-from rwe.evidence.parts import ArmWeights, Detectable, PositivityCell
+from rwe.evidence.parts import ArmWeights, PositivityCell
 from rwe.study import Analysis, Study
 from rwe.study.lock import read_lock
 from rwe.survival.kaplan_meier import median_follow_up
@@ -30,9 +31,10 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
     started = s["start_day"].notna()
     notes: list[str] = []
     weights, positivity, balance = _weights(study, tables, notes)
-    detectable: Detectable | None = None
+    power: BlindPower | None = None
     try:
-        detectable = detectable_effect(cohort, blind=True)
+        power = blind_power(p, cohort)
+        notes.append(power.sentence())
     except RweError as e:
         notes.append(str(e))
     return BlindDiagnostics(
@@ -51,7 +53,8 @@ def blind_diagnostics(study: Study, tables: StudyTables) -> BlindDiagnostics:
         baseline=baseline_table(study, tables, balance),
         weights=weights,
         positivity=positivity,
-        detectable=detectable,
+        detectable=power.detectable if power else None,
+        exposure_r_squared=power.r_squared if power else None,
         notes=notes,
     )
 

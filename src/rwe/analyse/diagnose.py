@@ -233,16 +233,14 @@ def _lost_deaths(primary: Estimate | None, table: CohortTable, notes: list[str])
     return TippingPoint(group=found.group, deaths=found.deaths, censored=found.censored)
 
 
-def detectable_effect(
-    table: CohortTable, primary: Estimate | None = None, *, blind: bool = False
-) -> Detectable:
+def detectable_effect(table: CohortTable, primary: Estimate | None = None) -> Detectable:
     """What this study could show: by the standard error of its estimate, else by its events.
 
     Raises NotEstimableError without events, or with one group only.
     """
     rows = exposure_split(table)
     counts = rows.counts()
-    events, share = counts.events_exposed + counts.events_unexposed, share_at_deaths(rows, blind=blind)
+    events, share = counts.events_exposed + counts.events_unexposed, share_at_deaths(rows)
     found = minimum_detectable_effect(events, share)
     low, high = found.protective, found.harmful
     if primary is not None and primary.se and primary.se_scale == "log":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from prefect.client.schemas.actions import (
     WorkPoolUpdate,
 )
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -27,6 +28,7 @@ from prefect.utilities.callables import parameter_schema
 
 from rwe.config import Workspace
 from rwe.deploying.plan import CronPlan, DeploymentPlan, Plan, PoolPlan, workspace_tag
+from rwe.deploying.templates import chosen_by_caller
 from rwe.errors import RweError, UsageError
 from rwe.resources import load_flow
 
@@ -125,14 +127,30 @@ def _pool(client: SyncPrefectClient, plan: PoolPlan, dry_run: bool) -> Change:
             where=f"work pool {plan.name}",
             advice="name another under schedule.work_pool in rwe.yaml",
         )
-    if found.concurrency_limit == plan.concurrency:
-        return Change("keep", "work pool", plan.name)  # its template may have been adapted on purpose
-    update = WorkPoolUpdate(concurrency_limit=plan.concurrency)
+    update, what = _mended(found, plan)
+    if not what:
+        return Change("keep", "work pool", plan.name)
     return _done(
         dry_run,
-        Change("change", "work pool", plan.name, f"{plan.concurrency} runs at once"),
+        Change("change", "work pool", plan.name, what),
         lambda: client.update_work_pool(plan.name, update),
     )
+
+
+def _mended(found: WorkPool, plan: PoolPlan) -> tuple[WorkPoolUpdate, str]:
+    """What is to change of a pool that is there, and in words; no words where it is as it should be.
+
+    Its template may have been adapted on purpose and stays, unless it lets the one who begins a run choose
+    what runs: Prefect's own does, with which a worker that starts before `rwe deploy` makes the pool.
+    """
+    update, words = WorkPoolUpdate(), []
+    if found.concurrency_limit != plan.concurrency:
+        update.concurrency_limit = plan.concurrency
+        words.append(f"{plan.concurrency} runs at once")
+    if chosen := chosen_by_caller(found.base_job_template):
+        update.base_job_template = plan.base_job_template
+        words.append(f"rwe's template; before, whoever began a run chose {' and '.join(chosen)}")
+    return update, "; ".join(words)
 
 
 def _limit(client: SyncPrefectClient, name: str, slots: int, dry_run: bool) -> Change:
@@ -243,7 +261,7 @@ def _left_over(
             yield _done(
                 dry_run,
                 Change("remove", "deployment", f"{flow}/{one.name}"),
-                lambda i=one.id: client.delete_deployment(i),  # type: ignore[misc]
+                partial(client.delete_deployment, one.id),
             )
 
 

@@ -29,7 +29,10 @@ class BlindDiagnostics(Part):
     baseline: list[BaselineRow]
     weights: list[ArmWeights]
     positivity: list[PositivityCell]
-    detectable: Detectable | None
+    detectable: Detectable | None = Field(description="Of the primary analysis, as it adjusts.")
+    exposure_r_squared: float | None = Field(
+        default=None, description="Of exposure in the risk sets: what the covariates adjusted for explain."
+    )
     notes: list[str]
 
 

@@ -35,15 +35,20 @@ def inputs_of(
 
     `key`: the pseudonyms' key. Under it the tables' hash lets no guess at their rows be checked.
     """
-    log = [[e.protocol_sha256, e.registration, e.reason, e.locked_at.isoformat()] for e in lock.entries]
     return Inputs(
         tables_sha256=hmac.digest(key, f"tables|{tables_sha256(tables)}".encode(), "sha256").hex(),
         protocol_sha256=study.protocol_sha256,
         code_version=rwe.__version__,
         code_sha256=code_sha256(),
-        lock_sha256=hashlib.sha256(json.dumps([lock.status, log]).encode()).hexdigest(),
+        lock_sha256=lock_sha256(lock),
         federated_sha256=federated_sha256(federated),
     )
+
+
+def lock_sha256(lock: ProtocolLock) -> str:
+    """A hash of the status and the log of a protocol's lock."""
+    log = [[e.protocol_sha256, e.registration, e.reason, e.locked_at.isoformat()] for e in lock.entries]
+    return hashlib.sha256(json.dumps([lock.status, log]).encode()).hexdigest()
 
 
 def tables_sha256(tables: StudyTables) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from rwe.codes import Code, InvalidCodeError
 from rwe.errors import StudyError
+from rwe.near import fields_at, nearest, value_at
 from rwe.study.parts import Covariate, Criterion, Outcome
 from rwe.study.protocol import Protocol
 from rwe.yaml_text import YamlMistakeError, read_yaml
@@ -102,8 +105,8 @@ CODELIST_COLUMNS = ("system", "code", "display", "source", "valid_from", "valid_
 def load_codelist(name: str, path: Path) -> Codelist:
     """Read `NAME.csv`. Raises StudyError naming the file and line of the first mistake."""
     if not path.is_file():
-        near = difflib.get_close_matches(name, [p.stem for p in path.parent.glob("*.csv")], n=1)
-        hint = f"did you mean {near[0]}" if near else "write it there"
+        near = nearest(name, [p.stem for p in path.parent.glob("*.csv")])
+        hint = f"did you mean {near}" if near else "write it there"
         raise StudyError(f"code list {name!r} is missing", where=str(path), advice=hint)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -171,7 +174,7 @@ def load_study(path: Path) -> Study:
     try:
         protocol = Protocol.model_validate(content)
     except ValidationError as e:
-        raise StudyError(_first_mistake(e), where=str(path), advice=_remedy(e, content)) from e
+        raise StudyError(_first_mistake(e, content), where=str(path), advice=_remedy(e, content)) from e
     folder = path.parent / "codelists"
     lists = {name: load_codelist(name, folder / f"{name}.csv") for name in protocol.codelist_names()}
     return Study(protocol, lists, path)
@@ -187,35 +190,97 @@ def load_studies(folder: Path) -> list[Study]:
             raise StudyError(
                 f"{files} name their study {study.name!r} both", where=str(folder), advice="change one name:"
             )
-        if study.path.stem != study.name:
-            raise StudyError(
-                f"the file is called {study.path.name}, its study {study.name}",
-                where=str(folder),
-                advice=f"call the file {study.name}.yaml, or change its field name",
-            )
+        _require_its_name(study)
     return studies
 
 
-def find_study(name_or_path: str, folder: Path) -> Study:
-    """A study by the path of its file, or by the name it has among the studies of `folder`."""
+def load_named_study(path: Path) -> Study:
+    """Read a study file that is called as its study, as the file's lock and its evidence are.
+
+    Raises StudyError as `load_study`, and where the file has another name.
+    """
+    study = load_study(path)
+    _require_its_name(study)
+    return study
+
+
+def _require_its_name(study: Study) -> None:
+    if study.path.stem != study.name:
+        raise StudyError(
+            f"the file is called {study.path.name}, its study {study.name}",
+            where=str(study.path),
+            advice=f"call the file {study.name}.yaml, or change its field name",
+        )
+
+
+def is_study_path(name_or_path: str) -> bool:
+    """Whether this names a file rather than a study of the workspace."""
     path = Path(name_or_path).expanduser()
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        return load_study(path)
+    return path.suffix in {".yaml", ".yml"} or path.is_file()
+
+
+def find_study(name_or_path: str, folder: Path) -> Study:
+    """A study by the path of its file, or by the name it has among the studies of `folder`.
+
+    A file elsewhere may be a copy of the study that has its name in `folder`: that one is returned, with its
+    lock. Raises StudyError where it is another protocol, or where the two locks differ: evidence and lock are
+    kept by name, so the one would take the other's place.
+    """
+    if is_study_path(name_or_path):
+        return _the_only_one(load_named_study(Path(name_or_path).expanduser()), folder)
     candidate = folder / f"{name_or_path}.yaml"
     if not candidate.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        names = sorted(p.stem for p in folder.glob("*.yaml"))
+        near = nearest(name_or_path, names)
         raise StudyError(
-            f"there is no study {name_or_path!r}", where=str(folder), advice=f"there are: {known}"
+            f"there is no study {name_or_path!r}",
+            where=str(folder),
+            advice=f"did you mean {near}" if near else f"there are: {', '.join(names) or 'none'}",
         )
-    return load_study(candidate)
+    return load_named_study(candidate)
 
 
-def _location(parts: tuple[int | str, ...]) -> str:
+def _the_only_one(study: Study, folder: Path) -> Study:
+    """The study itself, or the same of `folder`. Raises StudyError as `find_study`."""
+    kept = folder / f"{study.name}.yaml"
+    own_lock, kept_lock = lock_file(study.path), lock_file(kept)
+    if kept.is_file() and kept.samefile(study.path):
+        return study
+    same = load_named_study(kept) if kept.is_file() else None
+    if same is not None and same.protocol_sha256 != study.protocol_sha256:
+        raise StudyError(
+            f"the workspace has another protocol of the name {study.name}, and its evidence",
+            where=str(study.path),
+            advice=f"give this one another name, or copy it and its code lists over {kept}",
+        )
+    if own_lock.is_file() and not (kept_lock.is_file() and kept_lock.read_bytes() == own_lock.read_bytes()):
+        if kept_lock.is_file() or same is not None:
+            raise StudyError(
+                f"the lock beside this file is not the one that the workspace has of {study.name}",
+                where=str(own_lock),
+                advice=f"keep one of them, as {kept_lock}",
+            )
+    elif kept_lock.is_file() and same is None:
+        raise StudyError(
+            f"the workspace holds a lock of {study.name}, and not its study file",
+            where=str(kept_lock),
+            advice=f"copy the study file to {kept}",
+        )
+    return study if same is None else same
+
+
+def lock_file(path: Path) -> Path:
+    """Where the lock of a study file lies: beside it."""
+    return path.with_suffix(".lock.json")
+
+
+def _location(parts: Sequence[int | str]) -> str:
+    """A place as in `analyses #20.ties`: entries of lists count from 1, as `--analysis` does."""
     kinds = {k for union in (Criterion, Covariate) for k in _union_kinds(union)}
-    if parts[:1] == ("sensitivity_grid",):  # after the entry's number comes its rule
+    if tuple(parts[:1]) == ("sensitivity_grid",):  # after the entry's number comes its rule
         parts = (*parts[:2], *parts[3:])
-    shown = [f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]
-    return "".join(shown).lstrip(".") or "the study"
+    shown = [f" #{p + 1}" if isinstance(p, int) else f".{p}" for p in parts if p not in kinds]
+    return "".join(shown).lstrip(".")
 
 
 def _union_kinds(union: Any) -> list[str]:
@@ -223,26 +288,50 @@ def _union_kinds(union: Any) -> list[str]:
     return [k for m in members for k in get_args(m.model_fields["kind"].annotation)]
 
 
-def _first_mistake(error: ValidationError) -> str:
-    details = error.errors(include_url=False, include_input=False)
-    first, rest = details[0], len(details) - 1
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_input=False)[0]
+
+
+def _first_mistake(error: ValidationError, content: dict[str, Any]) -> str:
+    first, rest = _first(error), error.error_count() - 1
     place = _location(first["loc"])
     more = f" (and {rest} more)" if rest else ""
     if first["type"] == "extra_forbidden":
         return f"unknown field {place}{more}"
     if first["type"] == "missing":
         return f"the field {place} is missing{more}"
+    asked, near = _choice(first, content)
+    if near:
+        return f"{place}: there is no {asked!r}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}{more}"
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
 
 
 def _remedy(error: ValidationError, content: dict[str, Any]) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        near = difflib.get_close_matches(str(first["loc"][0]), list(Protocol.model_fields), n=1)
-        if near and near[0] not in content:
-            return f"did you mean {near[0]}"
-    return "`rwe study schema` lists every field"
+    first = _first(error)
+    _, near = _choice(first, content)
+    if first["type"] == "extra_forbidden":
+        *parents, name = first["loc"]
+        near = nearest(str(name), {*fields_at(Protocol, parents)} - _keys(value_at(content, parents)))
+    return f"did you mean {near}" if near else "`rwe study schema` lists every field"
+
+
+def _keys(content: object) -> set[object]:
+    return {*content} if isinstance(content, dict) else set()
+
+
+def _choice(first: ErrorDetails, content: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What stands where only some names may, such as an analysis, and the nearest of those; else None."""
+    told = first.get("ctx", {})
+    if first["type"] == "union_tag_invalid":
+        asked, choices = told.get("tag"), str(told.get("expected_tags"))
+    elif first["type"] == "literal_error":
+        asked, choices = value_at(content, first["loc"]), str(told.get("expected"))
+    else:
+        return None, None
+    if not isinstance(asked, str):
+        return None, None
+    return asked, nearest(asked, re.findall(r"'([^']*)'", choices))
 
 
 def study_schema() -> dict[str, Any]:

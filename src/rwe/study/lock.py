@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from rwe.errors import StudyError
 from rwe.scratch import locked
 from rwe.study.analyses import Analysis
-from rwe.study.files import Study
+from rwe.study.files import Study, lock_file
 from rwe.study.grid import RuleChange
 from rwe.study.protocol import Protocol
 
@@ -98,7 +98,7 @@ def _is_same(analysis: Analysis, planned: dict[str, Any]) -> bool:
 
 def lock_path(study: Study) -> Path:
     """Where the lock of a study lies: beside its file."""
-    return study.path.with_suffix(".lock.json")
+    return lock_file(study.path)
 
 
 def read_lock(study: Study) -> ProtocolLock:

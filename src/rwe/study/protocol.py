@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rwe.near import or_nearest
 from rwe.study.analyses import Analysis
 from rwe.study.grid import (
     CensoringChange,
@@ -105,20 +106,24 @@ class Protocol(Part):
         refuse_repeats("subgroups", [g.name for g in self.subgroups])
         for g in self.subgroups:
             if g.covariate not in known or g.covariate in self.statuses():
-                raise ValueError(f"subgroups: {g.covariate!r} is no covariate that is known at index")
+                raise ValueError(
+                    f"subgroups: {g.covariate!r} is no covariate that is known at index"
+                    + or_nearest(g.covariate, {*known} - self.statuses())
+                )
         refuse_repeats("toxicities", [t.name for t in self.toxicities])
         refuse_repeats("outcome.death_sources", self.outcome.death_sources)
-        for i, a in enumerate(self.analyses):
-            refuse_repeats(f"analyses[{i}].adjusted_for", a.adjusted_for)
+        for i, a in enumerate(self.analyses, start=1):  # `--analysis` counts from 1, too
+            refuse_repeats(f"analyses #{i}.adjusted_for", a.adjusted_for)
             for name in a.adjusted_for:
                 if name not in known:
                     raise ValueError(
-                        f"analyses[{i}] adjusts for {name!r}, which is no covariate of this study"
+                        f"analyses #{i} adjusts for {name!r}, which is no covariate of this study"
+                        + or_nearest(name, known)
                     )
             if a.status_after_start == "freeze" and not self.statuses() & set(a.adjusted_for):
-                raise ValueError(f"analyses[{i}] freezes the disease status but adjusts for none")
+                raise ValueError(f"analyses #{i} freezes the disease status but adjusts for none")
             if a.analysis.startswith("landmark_") and not (a.landmarks or self.landmarks):
-                raise ValueError(f"analyses[{i}] needs landmarks")
+                raise ValueError(f"analyses #{i} needs landmarks")
         if self.disease_status is None:
             if self.strategies.treated.unless_progressed:
                 raise ValueError("strategies.treated.unless_progressed needs disease_status")
@@ -146,6 +151,7 @@ class Protocol(Part):
             if unknown:
                 raise ValueError(
                     f"intercurrent_events: {e.name} is weighted for {unknown[0]!r}, no covariate"
+                    + or_nearest(unknown[0], known)
                 )
         refuse_repeats("negative_controls", self.negative_controls)
         policy = {e.name for e in self.intercurrent_events if e.handling == "treatment_policy"}
@@ -153,14 +159,15 @@ class Protocol(Part):
             if control not in policy:
                 raise ValueError(
                     f"negative_controls: {control!r} is no intercurrent event handled as treatment_policy"
+                    + or_nearest(control, policy)
                 )
         return self
 
     @model_validator(mode="after")
     def _grid_changes_something(self) -> Self:
         refuse_repeats("sensitivity_grid", [c.label for c in self.sensitivity_grid])
-        for i, c in enumerate(self.sensitivity_grid):
-            where = f"sensitivity_grid[{i}]"
+        for i, c in enumerate(self.sensitivity_grid, start=1):
+            where = f"sensitivity_grid #{i}"
             if analysis_of(c.rule, self.analyses) is None:
                 raise ValueError(f"{where}: no analysis of this study with a hazard ratio knows {c.rule}")
             if self._is_own_rule(c):

@@ -117,6 +117,12 @@ def build(
     )
 
 
+def has_landed(workspace: Workspace) -> bool:
+    """Whether there is anything to build of: a landed run, or one in the lake whose raw bytes are gone."""
+    runs = (workspace.landing.glob("site=*/run=*"), workspace.lake.glob("_runs/site=*/run=*.json"))
+    return any(any(found) for found in runs)
+
+
 def _refuse_repeats(studies: Sequence[Study]) -> None:
     names = [s.name for s in studies]
     for name in names:
