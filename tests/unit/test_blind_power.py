@@ -12,7 +12,14 @@ import pytest
 from rwe.analyse.blind_power import blind_power, exposure_r_squared
 from rwe.study import Protocol, load_study
 from rwe.survival.cox import EXPOSURE, exposure_cox
-from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError, exposure_split
+from rwe.survival.data import (
+    CohortTable,
+    CountingProcess,
+    NotEstimableError,
+    exposure_split,
+    landmark_split,
+)
+from rwe.survival.emulation import clone_censor_weight
 from tests.support import ROOT
 
 BUNDLED = load_study(ROOT / "studies" / "lenalidomide_after_car_t.yaml").protocol
@@ -123,3 +130,24 @@ def test_a_covariate_that_tells_exposure_leaves_nothing_to_detect() -> None:
     told = replace(rows, X=rows.exposed.astype(float)[:, None])
     with pytest.raises(NotEstimableError, match="tell who is exposed"):
         exposure_r_squared(told)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_landmark_has_the_patients_and_events_after_it(seed: int) -> None:
+    table = cohort(1500, seed)
+    found = blind_power(asked(analysis="landmark_cox", landmarks=[180], adjusted_for=["x"]), table)
+    after = table.patients["time_days"] > 180
+    assert found.detectable.events == int((after & table.patients["is_event"]).sum())
+    rows = landmark_split(table, 180, ["x"])
+    fit = exposure_cox(rows)
+    reach = (1.959964 + 0.841621) * float(fit.se[fit.names.index(EXPOSURE)])
+    assert -math.log(found.detectable.protective) == pytest.approx(reach, rel=0.07)
+
+
+def test_no_warning_before_the_lock_tells_that_an_arm_has_no_event() -> None:
+    table = cohort(120, 8)
+    waited = table.patients["start_day"].isna() & (table.patients["time_days"] > 90)
+    deathless = table.patients.assign(is_event=table.patients["is_event"] & waited)
+    found = clone_censor_weight(replace(table, patients=deathless), 90, ["x"], horizon_days=300, replicates=0)
+    assert any("no event in the treated arm" in w for w in found.warnings)
+    assert not any("event" in w for w in found.warnings_of_starts)

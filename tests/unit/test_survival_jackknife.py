@@ -92,9 +92,10 @@ def test_what_patients_add_is_the_information(is_tied: bool) -> None:
     assert np.linalg.eigvalsh(parts).min() > -1e-9
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("seed", [3, 4])
-def test_it_is_the_jackknife_where_the_sandwich_is_too_small(seed: int) -> None:
-    data = weighted_rows(60, seed=seed, strata=6, spread=0.8)
+def test_it_is_the_jackknife_where_the_sandwich_is_too_small(seed: int, is_tied: bool) -> None:
+    data = weighted_rows(60, seed=seed, strata=6, spread=0.8, is_tied=is_tied)
     fit = fit_cox(data, robust=True)
     moved = np.array([fit_cox(without(data, i)).coefficients[0] for i in range(60)])
     jackknife = np.sqrt(np.sum((moved - fit.coefficients[0]) ** 2))
@@ -102,6 +103,24 @@ def test_it_is_the_jackknife_where_the_sandwich_is_too_small(seed: int) -> None:
     assert found.variance_method == JACKKNIFE
     assert fit.se[0] < 0.9 * jackknife
     assert found.se == pytest.approx(jackknife, rel=0.05)
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0, 9.0, 20.0])
+def test_two_who_die_on_one_day_and_fill_their_stratum_move_nothing_much(weight: float) -> None:
+    """Leaving each patient out and fitting again gives 0.19 whatever the weight of the one."""
+    g = np.random.default_rng(0)
+    data = cox_data(
+        np.concatenate([g.random(100) < 0.5, [1, 0]]).astype(float)[:, None],
+        np.concatenate([g.permutation(100) + 1.0, [50, 50]]),
+        np.ones(102, dtype=bool),
+        names=("exposed",),
+        weights=np.concatenate([np.ones(100), [weight, 1]]),
+        strata=np.concatenate([np.zeros(100), [1, 1]]),
+    )
+    fit = fit_cox(data, robust=True)
+    moved = np.array([fit_cox(without(data, i)).coefficients[0] for i in range(102)])
+    jackknife = np.sqrt(np.sum((moved - fit.coefficients[0]) ** 2))
+    assert jackknife_ratio(data, fit, level=0.95).se == pytest.approx(jackknife, rel=0.15)
 
 
 def test_many_patients_alike_have_the_sandwich_and_the_normal_interval() -> None:

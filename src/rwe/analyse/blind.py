@@ -1,7 +1,8 @@
 """Before the lock: what can be looked at without seeing the outcome by strategy.
 
 Balance, overlap, weights, follow-up and what the study could detect. No survival, no death and no censoring
-is given by strategy: any of them would give the outcome away.
+is given by strategy: any of them would give the outcome away. (How many started, and how many are still
+followed at the end of the grace period, stand there: they bound how many were lost or died before.)
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _weights(
     except RweError as e:
         notes.append(f"Weights: {e}")
         return [], [], None
-    notes.extend(found.warnings)
+    notes.extend(found.warnings_of_starts)
     cells = [
         PositivityCell(covariate=c.covariate, level=c.level, started=c.started, not_started=c.not_started)
         for c in found.positivity

@@ -2,9 +2,11 @@
 
 Adjusting costs precision: of the variation of exposure in the risk sets only the part counts that the
 covariates do not explain, 1 - R2 of it (Hsieh & Lavori 2000, Control Clin Trials 21:552). Which part that is
-can be told from starts and covariates alone. In a Cox model without an effect it is exact: the information on
-exposure, given the covariates, is the events times the mean over risk sets of the variance of exposure that
-is left. The report, after the lock, takes the standard error of the estimate itself.
+can be told from starts and covariates. In a Cox model without an effect the information on exposure, given
+the covariates, is the events times the mean over their risk sets of the variance of exposure that is left.
+Here the mean is over the risk sets at all ends of follow-up, for those at deaths would give the outcome away:
+the two agree as far as follow-up ends by death and by loss at the same times. The report, after the lock,
+takes the standard error of the estimate itself.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ class BlindPower:
         explained = f"{self.r_squared:.0%}".replace("%", " %")
         return (
             f"The power is for a Cox model of no effect with {', '.join(names)}: they explain {explained} of "
-            "the variation of exposure in the risk sets. After the lock the report goes by the standard "
-            "error of the primary estimate: its method, the effect itself and covariates that foretell the "
-            "outcome can make it ask for a stronger effect than this."
+            "the variation of exposure in the risk sets at the ends of follow-up, which stand for those at "
+            "events. After the lock the report goes by the standard error of the primary estimate: its "
+            "method, the effect itself, covariates that foretell the outcome and events that come earlier "
+            "or later than losses can make it ask for another effect than this."
         )
 
 
@@ -78,7 +81,12 @@ def blind_power(protocol: Protocol, table: CohortTable) -> BlindPower:
 
 
 def _rows(protocol: Protocol, primary: Analysis, table: CohortTable) -> CountingProcess:
-    task = prepared(Task(protocol, primary, table, None))
+    landmark = (
+        (primary.landmarks or protocol.landmarks)[0] if primary.analysis.startswith("landmark_") else None
+    )
+    task = prepared(Task(protocol, primary, table, None, landmark=landmark))
+    if landmark is not None:
+        return task.rows()
     return exposure_split(task.table, task.fixed, task.time_varying)
 
 

@@ -20,7 +20,9 @@ _CRUDE = _FREE | _all("no_confounding")
 _NULL = _all("no_effect", "no_covariate_effects")
 _BOOTSTRAP_SHARE = 0.2
 _KNOWN = "the sandwich takes estimated weights as known"
-_JACKKNIFE = "a jackknife of patients errs towards too large a variance, and takes estimated weights as known"
+_JACKKNIFE = (
+    "a jackknife of patients mostly errs towards too large a variance, and takes estimated weights as known"
+)
 
 _NAIVE = (
     Estimator("naive", "ever against never started", "conditional", of.naive, "naive_cox", is_biased=True),

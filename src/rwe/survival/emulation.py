@@ -109,7 +109,8 @@ class CloneCensorWeight:
     log scale with the weights taken as known. `balance` compares the covariates at index of the clones that
     are followed beyond the grace period, weighted as they then are; empty without `rows`. `draws` are the
     bootstrap's replicates, None without. `rows` are the weighted rows behind the hazard ratio, None where
-    there are too many.
+    there are too many. `warnings_of_starts`: those of the warnings that rest on starts and covariates alone:
+    they may be seen before the protocol is locked.
     """
 
     grace_days: int
@@ -128,6 +129,7 @@ class CloneCensorWeight:
     method: str
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    warnings_of_starts: tuple[str, ...]
     rows: WeightedRows | None = field(default=None, repr=False, compare=False)
     effect_type: str = "marginal"
 
@@ -247,6 +249,14 @@ def _result(plan: ClonePlan, draws: Draws | None, level: float, *, n_band_days: 
         n_band_days=n_band_days,
     )
     positivity = strata_counts(clones.X_at_grace, clones.names, clones.started_by_grace[clones.at_grace])
+    of_starts = (
+        *clones.patients.warnings,
+        *plan.starting.warnings,
+        *plan.grace.warnings,
+        *weights[0].warnings("control"),
+        *weights[1].warnings("treated"),
+        *_empty_cells(positivity),
+    )
     return CloneCensorWeight(
         grace_days=clones.grace_days,
         control_strategy=clones.control_strategy,
@@ -265,16 +275,12 @@ def _result(plan: ClonePlan, draws: Draws | None, level: float, *, n_band_days: 
         method=_method(plan),
         assumptions=(*ASSUMPTIONS, *_assumed_of_leaving(plan)),
         warnings=(
-            *clones.patients.warnings,
-            *plan.starting.warnings,
-            *plan.grace.warnings,
+            *of_starts,
             *(w for model in plan.leaving for w in model.warnings),
             *notes,
-            *weights[0].warnings("control"),
-            *weights[1].warnings("treated"),
-            *_empty_cells(positivity),
             *_without_events(clones),
         ),
+        warnings_of_starts=of_starts,
     )
 
 

@@ -2,17 +2,18 @@
 
 The sandwich takes a patient's residual from a fit that bends towards him, and from risk sets that he is in.
 Where few carry much (a rare start with a large weight, a risk set of five late in a trial) it is too small.
-This one is not, and nothing is fitted again: what the estimate moves by without patient i is
+This one is much less so, and nothing is fitted again: what the estimate moves by without patient i is about
 
     (I - O_i)^-1 D_i
 
 D_i is the score at the estimate less that of the rows without him: the sum over his events of w (x - mean),
 less the sum over the others' events of w (x - mean) r / (s - r), where r is his part of the risk set's sum s.
-(The sandwich has r / s, and his own events among them.) O_i is what he adds to the information I. The
-variance is the sum of the squares of these moves.
+(The sandwich has r / s, and his own events among them.) O_i is what he adds to the information I, which is
+what deletion takes from it to first order. The variance is the sum of the squares of these moves.
 
-With many patients who weigh alike it is the usual sandwich. Weights are taken as known. A jackknife errs
-towards too large a variance (Efron & Stein 1981, Ann Stat 9:586).
+With many patients who weigh alike it is the usual sandwich. Weights are taken as known. The jackknife proper
+errs towards too large a variance (Efron & Stein 1981, Ann Stat 9:586); one step of it need not: where one
+patient is most of a risk set it came out 8 to 14 % below in drawn examples.
 
 Sources: Lipsitz, Dear & Zhao 1994, Biometrics 50:842 and Mancl & DeRouen 2001, Biometrics 57:126 (one step);
 Fay & Graubard 2001, Biometrics 57:1198 (the bound of a share).
@@ -34,7 +35,8 @@ SANDWICH = "robust, by patient"
 _LARGEST_SHARE = 0.75
 """A patient's share of the information in any direction is bounded here."""
 _POWERS = 8
-"""Of r / s, as which r / (s - r) is summed: whoever fills a risk set counts eight times at most."""
+"""Of r / s, as which r / (s - r) is summed: whoever fills a risk set counts eight times at most. (In an
+Efron term of share a, a row that dies there is (1 - a) r of the sum, in every power.)"""
 
 
 def jackknife_ratio(data: CoxData, fit: CoxFit, *, level: float, name: str = EXPOSURE) -> Effect:
@@ -118,10 +120,10 @@ def deletion_scores(at: AtBeta, cluster: IntArray) -> FloatArray:
         own_mean = _sum_at(sets.term_slot, mean, sets.n_slots) / sets.tied
         scores[event, j] = sets.weight[event] * (sets.X[event, j] - own_mean[slot])
     power, hazard = at.risk, at.hazard
-    for _ in range(_POWERS):
-        through = _others_over_time(sets, hazard)
+    for m in range(1, _POWERS + 1):
+        through = _others_over_time(sets, hazard, m)
         for j, mean in enumerate(at.means):
-            scores[:, j] -= power * (sets.X[:, j] * through - _others_over_time(sets, hazard * mean))
+            scores[:, j] -= power * (sets.X[:, j] * through - _others_over_time(sets, hazard * mean, m))
         power, hazard = power * at.risk, hazard / at.total
     return _by_patient(scores, cluster)
 
@@ -156,18 +158,19 @@ def _over_risk_sets(sets: RiskSets, values: FloatArray) -> FloatArray:
     return np.asarray(at_risk - sets.term_share * events[sets.term_slot])
 
 
-def _over_time(sets: RiskSets, values: FloatArray) -> FloatArray:
-    """For each row the sum of `values` (by Efron term) while it is at risk, its own event by 1 - share."""
+def _over_time(sets: RiskSets, values: FloatArray, power: int = 1) -> FloatArray:
+    """For each row the sum of `values` (by Efron term) while it is at risk; at its own event as much of them
+    as (1 - share) to that power."""
     total = sets.at_risk.over_slots(_sum_at(sets.term_slot, values, sets.n_slots))
-    own = _sum_at(sets.term_slot, values * sets.term_share, sets.n_slots)
-    total[sets.event_row] -= own[sets.event_slot]
+    missing = _sum_at(sets.term_slot, values * (1 - (1 - sets.term_share) ** power), sets.n_slots)
+    total[sets.event_row] -= missing[sets.event_slot]
     return total
 
 
-def _others_over_time(sets: RiskSets, values: FloatArray) -> FloatArray:
+def _others_over_time(sets: RiskSets, values: FloatArray, power: int) -> FloatArray:
     """The same without its own event: one in d of those tied with it."""
-    total = _over_time(sets, values)
-    left = _sum_at(sets.term_slot, values * (1 - sets.term_share), sets.n_slots) / sets.tied
+    total = _over_time(sets, values, power)
+    left = _sum_at(sets.term_slot, values * (1 - sets.term_share) ** power, sets.n_slots) / sets.tied
     total[sets.event_row] -= left[sets.event_slot]
     return total
 
