@@ -6,6 +6,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,6 @@ import pytest
 
 from rwe.analyse import analyse
 from rwe.cli import main
-from rwe.errors import EvidenceError
 from rwe.evidence.contract import read_evidence, write_evidence
 from rwe.evidence.federated import (
     ESTIMATE,
@@ -26,6 +26,7 @@ from rwe.evidence.federated import (
 from rwe.evidence.outward import outward
 from rwe.evidence.synthesis import PooledEffect, Synthesis
 from rwe.federate import hub
+from rwe.federate.evidence import evidence_of
 from rwe.federate.result import FederatedResult
 from rwe.history.manifest import Inputs, read_manifest, verify
 from rwe.intake import import_folder
@@ -172,7 +173,7 @@ def test_under_a_changed_protocol_there_is_a_result_and_no_page(
     try:
         changed = made.study()
         assert changed.protocol_sha256 != ended.protocol_sha256
-        assert federated_estimates(made.folder("hub"), STUDY, changed.protocol_sha256) == []
+        assert federated_estimates(made.folder("hub"), STUDY, changed.protocol_sha256).found == []
         words = ["federate", "combine", ended.refresh, "--from", post, "--to", post, "--json", "-w"]
         with pytest.raises(SystemExit) as status:
             main([*map(str, words), str(made.folder("hub"))])
@@ -204,19 +205,31 @@ def test_of_each_analysis_under_this_protocol_the_newest_counts(
     left("g", 28, study="another")
     (tmp_path / "federate" / "hub" / "unfinished").mkdir()
     found = federated_estimates(tmp_path, STUDY, estimate.protocol_sha256)
-    assert found == [newest, other, *reversed(days)]
-    assert federated_sha256(found) != federated_sha256(found[:3])
-    assert federated_estimates(tmp_path / "elsewhere", STUDY, estimate.protocol_sha256) == []
+    assert found.found == [newest, other, *reversed(days)]
+    assert not found.warnings
+    assert federated_sha256(found.found) != federated_sha256(found.found[:3])
+    assert federated_estimates(tmp_path / "elsewhere", STUDY, estimate.protocol_sha256).found == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": "rwe federated estimate 9"}', b"\xff"])
-def test_a_damaged_estimate_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_estimate_is_left_out_and_it_is_said_what_to_do(tmp_path: Path, content: bytes) -> None:
+    """It may be of another study: that one's analysis goes on."""
     folder = tmp_path / "federate" / "hub" / "20261122T030000Z-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / ESTIMATE).write_bytes(content)
-    with pytest.raises(EvidenceError) as caught:
-        federated_estimates(tmp_path, STUDY, "0" * 64)
-    assert f"repeat `rwe federate combine {folder.name}`" in str(caught.value)
+    found = federated_estimates(tmp_path, STUDY, "0" * 64)
+    assert found.found == []
+    [warning] = found.warnings
+    assert f"repeat `rwe federate combine {folder.name}`" in warning
+    assert str(tmp_path) not in warning
+
+
+def test_exact_totals_stay_in_the_result(ended: FederatedResult, made: Hospitals) -> None:
+    """The evidence has more readers than the result: 17 of 100 there are 15 of 99 in it."""
+    counts = {**ended.counts, "patients": 100.0, "events": 17.0}
+    shown = evidence_of(replace(ended, counts=counts, counts_are="exact"), made.study(), 0).counts
+    assert (shown.patients, shown.events) == (99, 15)
+    assert shown.counts_are == "midpoint_6 of the totals"
 
 
 def test_a_hub_with_patients_of_its_own_has_it_in_evidence_and_report(

@@ -328,6 +328,17 @@ def test_a_killed_collection_leaves_the_share_of_before(arrived: Arrived) -> Non
     assert share.tables["survival"].num_rows == 12
 
 
+def test_after_a_finished_swap_the_share_of_before_is_gone_at_the_next_look(arrived: Arrived) -> None:
+    """Killed just after the swap: whoever was erased since may be in the old one."""
+    arrived.take()
+    kept = arrived.hub.root / "shared" / "study=three_sites" / "site=siteD"
+    old = kept.with_name(".site=siteD.old")
+    shutil.copytree(kept, old)
+    arrived.take()
+    assert not old.exists()
+    assert kept.is_dir()
+
+
 def test_after_a_killed_collection_the_share_of_before_is_analysed(arrived: Arrived) -> None:
     arrived.take()
     kept = arrived.hub.root / "shared" / "study=three_sites" / "site=siteD"

@@ -294,6 +294,8 @@ def test_more_than_a_million_rows_are_not_counted_to_the_end() -> None:
 
 
 MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores Ctrl-C
 import rwe.cli
 from rwe.cli_sql import register
 register(rwe.cli.app)

@@ -41,6 +41,7 @@ from rwe.evidence.contract import (
 from rwe.evidence.federated import federated_estimates
 from rwe.evidence.history import History
 from rwe.history.inputs import inputs_of
+from rwe.history.kept_lock import keep_lock
 from rwe.history.ledger import (
     history_folder,
     key_id,
@@ -92,12 +93,14 @@ def analyse(
     protocol, code, lock and the hub's federated estimates are those of the newest refresh there is nothing
     new: that one is returned and nothing is written, unless `force`.
 
-    Raises EvidenceError where nothing has landed or nobody is left in the cohort.
+    Raises EvidenceError where nothing has landed or nobody is left in the cohort, StudyError and EvidenceError
+    as `keep_lock`.
     """
+    keep_lock(workspace, study)
     tables = study_tables(workspace, study, progress, with_variants=True)
     federated = federated_estimates(workspace.root, study.name, study.protocol_sha256)
     key = workspace.pseudonym_key()
-    inputs = inputs_of(study, tables, read_lock(study), key=key, federated=federated)
+    inputs = inputs_of(study, tables, read_lock(study), key=key, federated=federated.found)
     seal_open(workspace, study.name)
     if not force:
         same = _same_as_newest(workspace, study, inputs)
@@ -112,7 +115,12 @@ def analyse(
         )
         is_made_up = workspace.settings.patients == "made_up"
         evidence = evidence.model_copy(
-            update={"history": history, "federated": federated, "is_made_up": is_made_up}
+            update={
+                "history": history,
+                "federated": federated.found,
+                "is_made_up": is_made_up,
+                "warnings": [*evidence.warnings, *federated.warnings],
+            }
         )
         folder = _write_refresh(workspace, evidence, history, inputs, past)
         with locked(workspace.private / "build.lock"):  # an erasure holds it, too

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -28,6 +29,11 @@ HUB: Final = Path("federate", "hub")
 ESTIMATE: Final = "estimate.json"
 
 
+AT_SITES: Final = "midpoint_6"
+"""Each site rounded its own counts to midpoints of six, and these are their totals."""
+OF_TOTALS: Final = "midpoint_6 of the totals"
+
+
 class FederatedCoefficient(Part):
     """One coefficient of the federated model: on the log scale, and as a hazard ratio with its limits."""
 
@@ -40,7 +46,8 @@ class FederatedCoefficient(Part):
 
 
 class FederatedCounts(Part):
-    """Totals over the sites. `counts_are` says whether each site rounded its own before it gave them."""
+    """Totals over the sites, rounded. `counts_are` says whether each site rounded its own before it gave them
+    (`midpoint_6`), or the totals were (`midpoint_6 of the totals`)."""
 
     patients: int
     ever_exposed: int
@@ -90,7 +97,8 @@ class FederatedEstimate(Part):
 def write_estimate(found: FederatedEstimate, folder: Path) -> None:
     """Leave an estimate in the folder of its refresh: complete or absent, for the owner only."""
     part = folder / f".{ESTIMATE}.part"
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as f:
         f.write(found.model_dump_json(indent=1) + "\n")
         f.flush()
@@ -113,19 +121,32 @@ def read_estimate(folder: Path) -> FederatedEstimate | None:
         ) from None
 
 
-def federated_estimates(workspace: Path, study: str, protocol_sha256: str) -> list[FederatedEstimate]:
-    """What this hub found under exactly this protocol: of each analysis and landmark the newest, in the order
-    of the protocol. `workspace`: its folder. Raises EvidenceError where a file cannot be read."""
+@dataclass(frozen=True)
+class FederatedEstimates:
+    """What a hub found under one protocol: of each analysis and landmark the newest, in the order of the
+    protocol; and a sentence for each file that cannot be read, whatever study it is of."""
+
+    found: list[FederatedEstimate]
+    warnings: tuple[str, ...] = ()
+
+
+def federated_estimates(workspace: Path, study: str, protocol_sha256: str) -> FederatedEstimates:
+    """What this hub found under exactly this protocol. `workspace`: its folder."""
     root = workspace / HUB
     newest: dict[tuple[int, int], FederatedEstimate] = {}
+    warnings = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else ():
-        found = read_estimate(folder)
+        try:
+            found = read_estimate(folder)
+        except EvidenceError as e:
+            warnings.append(f"The federated refresh {folder.name} is left out: {e.what}; {e.advice}.")
+            continue
         if found is None or (found.study, found.protocol_sha256) != (study, protocol_sha256):
             continue
         key = (found.place, found.landmark_day or 0)
         if key not in newest or newest[key].finished_at <= found.finished_at:
             newest[key] = found
-    return [newest[key] for key in sorted(newest)]
+    return FederatedEstimates([newest[key] for key in sorted(newest)], tuple(warnings))
 
 
 def federated_sha256(found: Sequence[FederatedEstimate]) -> str | None:

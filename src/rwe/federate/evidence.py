@@ -5,9 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import cast
 
-from rwe.evidence.federated import FederatedCoefficient, FederatedCounts, FederatedEstimate
+from rwe.evidence.federated import (
+    AT_SITES,
+    OF_TOTALS,
+    FederatedCoefficient,
+    FederatedCounts,
+    FederatedEstimate,
+)
 from rwe.federate.documents import Mode
 from rwe.federate.result import Coefficient, FederatedResult
+from rwe.small_cells import midpoint_6
 from rwe.study import Study
 
 
@@ -19,7 +26,7 @@ def evidence_of(result: FederatedResult, study: Study, place: int) -> FederatedE
     """
     asked = study.protocol.analyses[place]
     exposure, *_ = coefficients = [_coefficient(c) for c in result.coefficients]
-    counts = {name: round(n) for name, n in result.counts.items()}
+    counts = {name: _outside(round(n), result.counts_are) for name, n in result.counts.items()}
     return FederatedEstimate(
         study=result.study,
         protocol_sha256=result.protocol_sha256,
@@ -46,11 +53,20 @@ def evidence_of(result: FederatedResult, study: Study, place: int) -> FederatedE
         coefficients=coefficients,
         logrank_chi_square=result.logrank.chi_square if result.logrank else None,
         logrank_p_value=result.logrank.p_value if result.logrank else None,
-        counts=FederatedCounts(counts_are=result.counts_are, **counts),
+        counts=FederatedCounts(counts_are=_counts_are(result.counts_are), **counts),
         is_biased=asked.analysis.startswith("naive_"),
         request_sha256=result.request_sha256,
         warnings=list(result.warnings),
     )
+
+
+def _outside(count: int, counts_are: str) -> int:
+    """Exact totals stay in the result, which its owner alone can read; evidence has more readers."""
+    return count if counts_are == AT_SITES else midpoint_6(count)
+
+
+def _counts_are(counts_are: str) -> str:
+    return counts_are if counts_are == AT_SITES else OF_TOTALS
 
 
 def _coefficient(c: Coefficient) -> FederatedCoefficient:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rwe.evidence.contract import Contrast, Evidence, Parameters, groups_of
-from rwe.evidence.federated import FederatedEstimate
+from rwe.evidence.federated import AT_SITES, OF_TOTALS, FederatedEstimate
 from rwe.report.forest import ForestGroup, ForestRow, forest_svg
 from rwe.report.formats import (
     NOT_ESTIMABLE,
@@ -31,8 +31,8 @@ _MODES: Final = {
     "plain": "plain: the hub saw the sums of each site",
 }
 _ROUNDED: Final = {
-    "midpoint_6": "rounded to midpoints of six at each site, so sums of rounded numbers",
-    "exact": "as they are",
+    AT_SITES: "rounded to midpoints of six at each site, so sums of rounded numbers",
+    OF_TOTALS: "totals rounded to midpoints of six",
 }
 
 
@@ -176,8 +176,8 @@ def sentences(found: FederatedEstimate, protocol: Protocol) -> tuple[str, ...]:
 
 
 def about(found: FederatedEstimate) -> str:
-    """What stands before a count: rounded ones are near the true ones."""
-    return "" if found.counts.counts_are == "exact" else "about "
+    """What stands before a count: rounded ones are near the true ones; 0 is 0."""
+    return "about " if found.counts.patients else ""
 
 
 def how(found: FederatedEstimate, protocol: Protocol) -> str:

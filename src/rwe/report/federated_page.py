@@ -16,6 +16,10 @@ from rwe.study_words import explain
 _AUDIENCE: Final = "Internal: totals over these sites; not for release outside them without their consent"
 
 
+_OF_SUMS_ALONE: Final = frozenset({"naive_cox", "landmark_cox", "time_dependent_cox"})
+"""Others fit weights at each site, or have another interval than the pooled analysis."""
+
+
 def render_federated(found: FederatedEstimate, study: Study) -> str:
     """One self-contained HTML page, the same text for the same estimate.
 
@@ -38,6 +42,7 @@ def render_federated(found: FederatedEstimate, study: Study) -> str:
             test=federated.test_words(found),
             coefficients=federated.coefficient_rows(found, protocol),
             about=federated.about(found),
+            is_one_table=found.analysis in _OF_SUMS_ALONE,
             sums=federated.sums_words(found),
             counts_are=federated.counts_words(found),
             explained=explain(study),

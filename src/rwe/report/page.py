@@ -125,9 +125,9 @@ def write_html(text: str, html_path: Path, mode: int | None = None) -> None:
     """Write a page: complete or absent. `mode`: who may read it; else as the folder's default is."""
     html_path.parent.mkdir(parents=True, exist_ok=True)
     aside = html_path.with_suffix(html_path.suffix + ".part")
-    with aside.open("w", encoding="utf-8") as f:
-        if mode is not None:
-            aside.chmod(mode)
+    aside.unlink(missing_ok=True)  # of a process that was killed; nothing is written through a link
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode or 0o666)
+    with os.fdopen(handle, "w", encoding="utf-8") as f:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())

@@ -338,7 +338,9 @@ def _kept(workspace: Workspace, study: str, site: str) -> tuple[Manifest | None,
     """The manifest of a kept share; that of before where a collection was killed while it swapped them."""
     final = _place(workspace, study, site)
     old = final.with_name(f".{final.name}.old")
-    if old.exists() and not final.exists():
+    if old.exists() and final.exists():  # the swap was done: who was erased since may be in the old one
+        shutil.rmtree(old)
+    elif old.exists():
         old.rename(final)
     path = final / MANIFEST
     if not path.is_file():
