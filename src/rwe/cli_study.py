@@ -93,10 +93,13 @@ def study_lock(
 
     Example: rwe study lock lenalidomide_after_car_t --registration EUPAS100000
     """
+    from rwe.history.kept_lock import keep_lock
+
     opened = open_chosen(workspace)
     found = study_with_lock(opened, study)
     with audited(opened, "study lock", study=found.name):
         entry = lock_study(found, registration=registration, amendment=amendment)
+        keep_lock(opened, found)
     terminal.say(terminal.out, f"Locked {found.name} {entry.version}, hash {entry.protocol_sha256}")
     _say_log(read_lock(found))
 

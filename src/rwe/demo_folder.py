@@ -1,33 +1,52 @@
 """The folder of a demo: made anew each time, but never over what somebody put there.
 
-Its mark names the files a reader may edit, with their hashes as the demo wrote them. What else the demo
-makes, the next one makes again.
+Its mark names the files a reader may edit, with their hashes as the demo wrote them. Everything else is known
+by its place and name: what a demo and the commands that only read or rerun it make, of the demo's hospitals
+and its study. What has another name is somebody's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import msgspec
 
 from rwe.errors import UsageError
+from rwe.resources import bundled
+from rwe.sandbox.hospital import demo_specs
 from rwe.wording import counted
 
 MARK = ".rwe-demo"
-#: What a demo and the commands that only read or rerun it make: in its folder, and in its workspace.
-_MADE = frozenset({MARK, f"{MARK}.part", "demo.key", "prefect", "prefect.log", "workspace"})
-_MADE_INSIDE = frozenset(
-    {"studies", "rwe.yaml", ".rwe.yaml.lock", "landing", "lake", "quarantine", "private", "published"}
-    | {"evidence", "audit.ndjson"}
-)
+#: A run, a build, a refresh or a blind look: when it was made, and what tells two of one moment apart.
+_STAMP = r"\d{8}T\d{6,12}Z(-[0-9a-f]+)?"
+_DATABASE = r"rwe\.duckdb(\.wal(\.stray)?)?|\.rwe\.duckdb\.new"
+#: What a demo and the commands that only read or rerun it make, by folder: the names in it. `{sites}` and
+#: `{study}` are the demo's. Only runs, what Prefect keeps, and folders under way are known as a whole.
+_MADE = {
+    "": rf"{re.escape(MARK)}(\.part)?|demo\.key|prefect\.log|prefect(/.+)?|workspace",
+    "workspace": r"rwe\.yaml(\.part)?|\.rwe\.yaml\.lock|audit\.ndjson|studies(/.+)?"
+    r"|landing|lake|quarantine|private|published|evidence",
+    "workspace/landing": rf"site={{sites}}(/(\.lock|run={_STAMP}(/.+)?|\.run={_STAMP}\.part(/.+)?))?",
+    "workspace/lake": rf"\w+(/site={{sites}}(/run={_STAMP}[^/]*)?)?|\.site={{sites}}\.[^/]+\.part(/.+)?",
+    "workspace/quarantine": rf"site={{sites}}(/run={_STAMP}[^/]*)?",
+    "workspace/private": rf"{_DATABASE}|build\.lock|backups\.ndjson|builds(/{_STAMP}\.(duckdb|json|part))?"
+    r"|\.ids-\w+|(build|analyse|erase)-\w+(/.+)?"
+    rf"|history(/\.lock|/{{study}}(/\.lock|/\.?({_STAMP}\.json\.zst|lock\.json)(\.part)?)?)?",
+    "workspace/published": rf"{_DATABASE}|builds(/{_STAMP}\.duckdb)?",
+    "workspace/evidence": rf"{{study}}(/latest|/\.latest\.new|/\.part-[^/]+(/.+)?"
+    rf"|/{_STAMP}(/(evidence|\.?manifest)\.json(\.part)?|/report\.html(\.part)?"
+    r"|/reproduce(/(analysis|columns|expected)\.csv|/analysis\.R)?)?)?",
+}
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """`files`: SHA-256 by path in the workspace, as the demo wrote them; None until it has."""
+    """`files`: SHA-256 by path in the workspace, as the demo wrote them; None until it has. Until then all
+    settings, and all studies but those that rwe came with, count as somebody's."""
 
     note: str = "Made by `rwe demo`, which makes this folder anew, unless something of yours is in it."
     files: dict[str, str] | None = None
@@ -74,37 +93,53 @@ def remember(folder: Path) -> None:
 def of_others(folder: Path, *, study: str) -> tuple[str, ...]:
     """What in a demo's folder the demo did not write, as paths in it, sorted.
 
-    Studies, locks, settings that were edited, evidence of other studies, releases, and what else is there.
+    Studies, locks, settings that were edited, evidence of other studies, releases, runs of other sites, and
+    what else is there. A folder that is somebody's stands for all in it.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return ()
     workspace = folder / "workspace"
-    evidence = workspace / "evidence"
-    found = chain(
-        _unknown(folder, _MADE),
-        _unknown(workspace, _MADE_INSIDE),
-        _unknown(evidence, {study}),
-        (evidence / study).glob("releases"),
-        _edited(workspace, _read(folder)),
-    )
+    found = chain(_unknown(folder, folder, _known(study)), _edited(workspace, _read(folder)))
     return tuple(sorted(_name(folder, p) for p in found))
 
 
-def _edited(workspace: Path, mark: _Mark) -> Iterator[Path]:
-    if mark.files is None:
-        return
-    for path in _editable(workspace):
-        if path.is_symlink() or mark.files.get(_name(workspace, path)) != _sha256(path):
+def _known(study: str) -> re.Pattern[str]:
+    """What the path of a file or a folder that a demo makes matches, in the demo's folder."""
+    sites = "|".join(re.escape(spec.name) for spec in demo_specs(seed=0))
+    made = (
+        (re.escape(f"{place}/" if place else ""), names.replace("{sites}", f"({sites})"))
+        for place, names in _MADE.items()
+    )
+    return re.compile("|".join(f"{p}({n.replace('{study}', re.escape(study))})" for p, n in made))
+
+
+def _unknown(folder: Path, root: Path, known: re.Pattern[str]) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if not known.fullmatch(_name(root, path)):
             yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _unknown(path, root, known)
+
+
+def _edited(workspace: Path, mark: _Mark) -> Iterator[Path]:
+    written = mark.files or {}
+    for path in _editable(workspace):
+        name = _name(workspace, path)
+        if path.is_symlink() or not (written.get(name) == _sha256(path) or _is_bundled(workspace, path)):
+            yield path
+
+
+def _is_bundled(workspace: Path, path: Path) -> bool:
+    """Whether a file is a bundled study's, or its beginning: of a demo that was killed as it copied."""
+    if not path.is_relative_to(workspace / "studies"):
+        return False
+    source = bundled("studies") / path.relative_to(workspace / "studies")
+    return source.is_file() and source.read_bytes().startswith(path.read_bytes())
 
 
 def _editable(workspace: Path) -> Iterator[Path]:
     paths = chain([workspace / "rwe.yaml"], (workspace / "studies").rglob("*"))
     return (p for p in paths if p.is_file() or p.is_symlink())
-
-
-def _unknown(folder: Path, known: Iterable[str]) -> list[Path]:
-    return [p for p in folder.iterdir() if p.name not in known] if folder.is_dir() else []
 
 
 def _name(folder: Path, path: Path) -> str:
@@ -122,8 +157,8 @@ def _write(folder: Path, mark: _Mark) -> None:
 
 
 def _read(folder: Path) -> _Mark:
-    """The mark; one that says nothing of files counts every one as somebody's."""
+    """The mark; one that cannot be read says nothing of files."""
     try:
         return msgspec.json.decode((folder / MARK).read_bytes(), type=_Mark)
     except (OSError, msgspec.DecodeError):
-        return _Mark(files={})
+        return _Mark()

@@ -74,7 +74,7 @@ def test_nothing_listens_but_on_loopback_and_every_service_tells_its_health() ->
         assert services[name]["cap_drop"] == ["ALL"]
 
 
-def test_no_secret_stands_in_the_compose_file_and_the_keys_reach_the_worker_alone() -> None:
+def test_no_secret_stands_in_the_compose_file_and_only_worker_and_operator_have_the_keys() -> None:
     read = compose()
     for name, source in read["secrets"].items():
         assert set(source) == {"file"}, name

@@ -25,6 +25,7 @@ from rwe.evidence.outward import outward
 from rwe.evidence.small_cells import rounded_km, significant
 from rwe.history.ledger import forget_erased, read_release_ledger, release_ledger_path
 from rwe.history.release import release, releases
+from rwe.keeping.search import Sought, files_with
 from rwe.report.page import render_report
 from rwe.small_cells import midpoint_6
 from tests.integration.cohort_nights import STUDY, Person, people
@@ -141,6 +142,43 @@ def test_an_erasure_does_not_forget_a_release_whose_ledger_is_damaged_and_whose_
     analyse(nights.workspace, nights.study)
     with pytest.raises(EvidenceError, match="cannot be told"):
         release(nights.workspace, STUDY)
+
+
+@pytest.mark.parametrize("now", [None, "cd" * 32], ids=["no key", "another key"])
+def test_an_erasure_leaves_ledgers_whose_key_is_not_at_hand_and_the_search_names_them(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, now: str | None
+) -> None:
+    monkeypatch.setenv("RWE_ENCRYPTION_KEY", "ab" * 32)
+    assert try_release(nights, FIRST)
+    history = nights.workspace.private / "history" / STUDY
+    sealed = {p: p.read_bytes() for p in history.rglob("*.enc")}
+    assert len(sealed) == 2, "one of the refresh, one of the release"
+    assert open_blocklist(nights.workspace, make=True) is not None
+    sought = Sought(("a-pseudonym-of-nobody",))
+    assert not {*sealed} & {*files_with(nights.workspace, sought)}
+    monkeypatch.delenv("RWE_ENCRYPTION_KEY")
+    if now:
+        monkeypatch.setenv("RWE_ENCRYPTION_KEY", now)
+    forget_erased(nights.workspace)
+    assert {p: p.read_bytes() for p in history.rglob("*.enc")} == sealed
+    assert {*sealed} <= {*files_with(nights.workspace, sought)}, "nobody can say that they do not hold it"
+
+
+def test_a_sealed_ledger_that_was_given_up_holds_nobody(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RWE_ENCRYPTION_KEY", "ab" * 32)
+    assert try_release(nights, FIRST)
+    [made] = releases(nights.workspace, STUDY)
+    ledger = release_ledger_path(nights.workspace, STUDY, made.name)
+    ledger.write_bytes(ledger.read_bytes()[:50])
+    sought = Sought(("a-pseudonym-of-nobody",))
+    assert ledger in files_with(nights.workspace, sought)
+    assert open_blocklist(nights.workspace, make=True) is not None
+    for _ in range(2):
+        forget_erased(nights.workspace)
+        assert ledger.read_bytes() == b""
+        assert ledger not in files_with(nights.workspace, sought)
 
 
 def test_an_altered_refresh_is_not_released(nights: Nights) -> None:

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
+from rwe.analyse.describe import describe_lock
 from rwe.cli import main
 from rwe.config import Workspace, init_workspace
 from rwe.errors import StudyError
 from rwe.history.inputs import lock_sha256
-from rwe.history.kept_lock import require_lock_kept, require_made_under_lock
+from rwe.history.kept_lock import keep_lock, require_lock_kept, require_made_under_lock
+from rwe.history.manifest import sealed
 from rwe.resources import bundled
 from rwe.study import find_study, load_study
 from rwe.study.lock import ProtocolLock, lock_path, lock_study, read_lock
@@ -59,6 +62,28 @@ def test_a_copy_of_the_workspaces_study_is_that_study_with_its_lock(
     found = find_study(str(outside), workspace.studies)
     assert found.path == kept(workspace)
     assert read_lock(found).registration == "EUPAS100000"
+
+
+@pytest.mark.parametrize("by", ["symlink", "hard link"])
+def test_a_link_to_the_workspaces_study_is_that_study_with_its_lock(
+    workspace: Workspace, outside: Path, by: str
+) -> None:
+    lock_study(load_study(kept(workspace)), registration="EUPAS100000")
+    outside.unlink()
+    outside.symlink_to(kept(workspace)) if by == "symlink" else outside.hardlink_to(kept(workspace))
+    found = find_study(str(outside), workspace.studies)
+    assert found.path == kept(workspace)
+    assert read_lock(found).registration == "EUPAS100000"
+
+
+def test_a_lock_beside_a_link_to_the_workspaces_study_is_not_taken_for_its_own(
+    workspace: Workspace, outside: Path
+) -> None:
+    outside.unlink()
+    outside.symlink_to(kept(workspace))
+    lock_study(load_study(outside))
+    with pytest.raises(StudyError, match="is not the one that the workspace has"):
+        find_study(str(outside), workspace.studies)
 
 
 def test_another_protocol_of_the_name_is_refused_and_writes_nothing(
@@ -140,13 +165,14 @@ def refreshed(workspace: Workspace, name: str, lock: ProtocolLock, *, with_manif
     """A refresh as far as its lock goes."""
     folder = workspace.evidence / NAME / name
     folder.mkdir(parents=True)
-    log = [{"protocol_sha256": e.protocol_sha256} for e in lock.entries]
-    (folder / "evidence.json").write_text(json.dumps({"protocol_lock": {"status": lock.status, "log": log}}))
+    told = {"protocol_lock": describe_lock(lock).model_dump(mode="json")}
+    (folder / "evidence.json").write_text(json.dumps(told))
     if with_manifest:
         inputs = dict.fromkeys(("tables_sha256", "protocol_sha256", "code_version", "code_sha256"), "0")
         manifest = {
             "study": NAME, "refresh": name, "created_at": "2026-01-01T00:00:00Z", "content_sha256": "0",
-            "inputs": {**inputs, "lock_sha256": lock_sha256(lock)}, "look": {}, "files": [],
+            "inputs": {**inputs, "lock_sha256": lock_sha256(lock)}, "look": {},
+            "files": [msgspec.to_builtins(f) for f in sealed(folder, ["evidence.json"])],
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -185,6 +211,7 @@ def test_refreshes_without_a_lock_are_told_by_their_small_manifests(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refreshed(workspace, "20260101T000000000000Z-0", ProtocolLock("unlocked"))
+    keep_lock(workspace, load_study(kept(workspace)))
     read = SimpleNamespace(times=0)
 
     def count(folder: Path) -> dict[str, object]:

@@ -93,8 +93,7 @@ def analyse(
     protocol, code, lock and the hub's federated estimates are those of the newest refresh there is nothing
     new: that one is returned and nothing is written, unless `force`.
 
-    Raises EvidenceError where nothing has landed or nobody is left in the cohort, StudyError and EvidenceError
-    as `keep_lock`.
+    Raises EvidenceError where nothing has landed or nobody is left in the cohort. Raises as `keep_lock`, too.
     """
     keep_lock(workspace, study)
     tables = study_tables(workspace, study, progress, with_variants=True)

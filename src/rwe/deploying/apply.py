@@ -28,7 +28,7 @@ from prefect.utilities.callables import parameter_schema
 
 from rwe.config import Workspace
 from rwe.deploying.plan import CronPlan, DeploymentPlan, Plan, PoolPlan, workspace_tag
-from rwe.deploying.templates import chosen_by_caller
+from rwe.deploying.templates import chosen_by_caller, takes_undeclared, without_undeclared
 from rwe.errors import RweError, UsageError
 from rwe.resources import load_flow
 
@@ -141,7 +141,8 @@ def _mended(found: WorkPool, plan: PoolPlan) -> tuple[WorkPoolUpdate, str]:
     """What is to change of a pool that is there, and in words; no words where it is as it should be.
 
     Its template may have been adapted on purpose and stays, unless it lets the one who begins a run choose
-    what runs: Prefect's own does, with which a worker that starts before `rwe deploy` makes the pool.
+    what runs: Prefect's own does, with which a worker that starts before `rwe deploy` makes the pool. One
+    that only lets a caller add to its fixed environment is kept, and closed.
     """
     update, words = WorkPoolUpdate(), []
     if found.concurrency_limit != plan.concurrency:
@@ -150,6 +151,9 @@ def _mended(found: WorkPool, plan: PoolPlan) -> tuple[WorkPoolUpdate, str]:
     if chosen := chosen_by_caller(found.base_job_template):
         update.base_job_template = plan.base_job_template
         words.append(f"rwe's template; before, whoever began a run chose {' and '.join(chosen)}")
+    elif takes_undeclared(found.base_job_template):
+        update.base_job_template = without_undeclared(found.base_job_template)
+        words.append("only declared variables; before, whoever began a run could add to the environment")
     return update, "; ".join(words)
 
 

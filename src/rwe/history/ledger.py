@@ -24,7 +24,7 @@ import zstandard
 
 from rwe.blocklist import open_blocklist
 from rwe.config import Workspace
-from rwe.crypt import SUFFIX, UnsealError, place
+from rwe.crypt import SUFFIX, DamagedError, OtherKeyError, UnsealError, place
 from rwe.errors import EvidenceError
 from rwe.evidence.numbers import Number
 from rwe.survival.tables import CohortTable
@@ -137,7 +137,7 @@ def write_ledger(workspace: Workspace, path: Path, ledger: Ledger) -> None:
     cipher = workspace.cipher()
     if cipher is not None:
         content = cipher.seal(content, place(path))
-    _write_synced(path, content)
+    write_synced(path, content)
 
 
 def read_ledger(workspace: Workspace, study: str, refresh: str) -> Ledger | None:
@@ -175,8 +175,10 @@ def seal_open(workspace: Workspace, study: str) -> None:
 def forget_erased(workspace: Workspace) -> int:
     """Take everybody on the list of the erased out of every ledger; returns how many rows went.
 
-    A ledger that cannot be read is given up: nobody can say that they are not in it. That of a release stays
-    as an empty file, so that it is known that there was one, and nothing is released that may be too near.
+    A damaged ledger is given up: nobody can say that they are not in it. That of a release stays as an empty
+    file, so that it is known that there was one, and nothing is released that may be too near. One that is
+    sealed with a key that is not at hand stays as it is, for its key may come back; the search of the erasure
+    (`rwe.keeping.search`) names it among the files that may still hold somebody.
     """
     blocklist = open_blocklist(workspace)
     if blocklist is None:
@@ -189,13 +191,31 @@ def forget_erased(workspace: Workspace) -> int:
     for path in _all(workspace):
         ledger = _read(workspace, path)
         if ledger is None:
-            _give_up(path)
+            if _is_damaged(workspace, path):
+                _give_up(path)
             continue
         kept, count = _without(ledger, blocklist.holds_pseudonym)
         if kept is not None:
             write_ledger(workspace, path, kept)
             gone += count
     return gone
+
+
+def _is_damaged(workspace: Workspace, path: Path) -> bool:
+    """Whether a ledger that was not read can be read with no other key, nor another time."""
+    try:
+        if path.name.endswith(SUFFIX):
+            cipher = workspace.cipher()
+            if cipher is None:
+                return False
+            cipher.check(path)
+        else:
+            path.read_bytes()
+    except DamagedError:
+        return True
+    except (OSError, OtherKeyError):
+        return False
+    return True
 
 
 def _give_up(path: Path) -> None:
@@ -279,7 +299,8 @@ def _columns(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]
     return {n: [None if pd.isna(v) else v for v in frame[n].tolist()] for n in names}
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file below `history_folder`: complete or absent, readable by its owner only."""
     part = path.with_name(f".{path.name}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as f:

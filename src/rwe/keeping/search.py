@@ -77,7 +77,8 @@ def files_with(workspace: Workspace, sought: Sought) -> tuple[Path, ...]:
         identity = (about.st_dev, about.st_ino)  # the current database has two names
         if identity not in known:
             pattern = sought.pattern_for(path.relative_to(workspace.root))
-            known[identity] = _holds(workspace, path, pattern)
+            # An empty file names nobody, whatever its name says: such as a ledger that was given up.
+            known[identity] = about.st_size > 0 and _holds(workspace, path, pattern)
         if known[identity]:
             found.append(path)
     return tuple(found)

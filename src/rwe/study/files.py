@@ -222,9 +222,9 @@ def is_study_path(name_or_path: str) -> bool:
 def find_study(name_or_path: str, folder: Path) -> Study:
     """A study by the path of its file, or by the name it has among the studies of `folder`.
 
-    A file elsewhere may be a copy of the study that has its name in `folder`: that one is returned, with its
-    lock. Raises StudyError where it is another protocol, or where the two locks differ: evidence and lock are
-    kept by name, so the one would take the other's place.
+    A file elsewhere may be a copy of the study that has its name in `folder`, or a link to it: that one is
+    returned, with its lock. Raises StudyError where it is another protocol, or where the two locks differ:
+    evidence and lock are kept by name, so the one would take the other's place.
     """
     if is_study_path(name_or_path):
         return _the_only_one(load_named_study(Path(name_or_path).expanduser()), folder)
@@ -244,8 +244,6 @@ def _the_only_one(study: Study, folder: Path) -> Study:
     """The study itself, or the same of `folder`. Raises StudyError as `find_study`."""
     kept = folder / f"{study.name}.yaml"
     own_lock, kept_lock = lock_file(study.path), lock_file(kept)
-    if kept.is_file() and kept.samefile(study.path):
-        return study
     same = load_named_study(kept) if kept.is_file() else None
     if same is not None and same.protocol_sha256 != study.protocol_sha256:
         raise StudyError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,9 +184,21 @@ def _read(path: Path, study: str) -> _Log:
         advice="restore it from your version control: a lock is only ever appended to",
     )
     try:
-        log = msgspec.json.decode(path.read_bytes(), type=_Log)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        entries = decode_log(path.read_bytes(), study)
+    except OSError:
         raise damaged from None
+    if not entries:
+        raise damaged
+    return _Log(study, list(entries))
+
+
+def decode_log(content: bytes, study: str) -> tuple[LockEntry, ...] | None:
+    """The entries of a study's log as `encode_log` wrote it; None where it is damaged, was changed or is of
+    another study."""
+    try:
+        log = msgspec.json.decode(content, type=_Log)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
     before: str | None = None
     for entry in log.entries:
         text = json.dumps(entry.content, sort_keys=True)
@@ -193,11 +206,17 @@ def _read(path: Path, study: str) -> _Log:
             entry.previous_sha256 != before
             or hashlib.sha256(text.encode()).hexdigest() != entry.protocol_sha256
         ):
-            raise damaged
+            return None
         before = _digest(entry)
-    if log.study != study or not log.entries:
-        raise damaged
-    return log
+    return tuple(log.entries) if log.study == study else None
+
+
+def encode_log(study: str, entries: Sequence[LockEntry]) -> bytes:
+    """A study's log, as JSON in lines."""
+    return (
+        msgspec.json.format(msgspec.json.encode(_Log(study, list(entries)), order="deterministic"), indent=1)
+        + b"\n"
+    )
 
 
 def _digest(entry: LockEntry) -> str:
@@ -205,7 +224,7 @@ def _digest(entry: LockEntry) -> str:
 
 
 def _write(path: Path, log: _Log) -> None:
-    content = msgspec.json.format(msgspec.json.encode(log, order="deterministic"), indent=1) + b"\n"
+    content = encode_log(log.study, log.entries)
     aside = path.with_name(f".{path.name}.part")
     with aside.open("wb") as f:
         f.write(content)
