@@ -159,14 +159,16 @@ def land_records(workspace: Workspace, site: str, records: Iterable[Stored]) -> 
         run.commit(RunFacts(route="import", time_zone=workspace.site(site).time_zone))
 
 
-def tables(database: Path) -> dict[str, Table]:
-    """Every table of staging and cohort by name."""
+def tables(database: Path, *, without: str | None = None) -> dict[str, Table]:
+    """Every table of staging and cohort by name; without a column that is no content."""
     listed = "select table_schema || '.' || table_name from information_schema.tables where table_schema in"
     with closing(duckdb.connect(str(database), read_only=True)) as db:
         names = [n for (n,) in db.execute(f"{listed} ('staging', 'cohort') order by all").fetchall()]
         found = {}
         for name in names:
-            answer = db.execute(f"select * from {name} order by all")
+            has_it = without in {c for c, *_ in db.execute(f"describe {name}").fetchall()}
+            asked = f"* exclude ({without})" if has_it else "*"
+            answer = db.execute(f"select {asked} from {name} order by all")
             columns = tuple(column[0] for column in answer.description or ())
             found[name] = Table(columns, answer.fetchall())
         return found

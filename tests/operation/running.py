@@ -18,7 +18,7 @@ import requests
 
 T = TypeVar("T")
 PASSWORD = "operator:only-for-this-test"
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 
 
 def free_port() -> int:
