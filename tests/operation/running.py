@@ -173,7 +173,11 @@ class Prefect:
 def start_server(folder: Path, port: int, env: Mapping[str, str]) -> Service:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     server = start([*command, "--no-ui"], env, folder / "server.log")
-    await_healthy(server, port)
+    try:
+        await_healthy(server, port)
+    except BaseException:
+        server.stop()
+        raise
     return server
 
 
