@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import append
 from rwe.errors import PartialError, RweError
 from rwe.flow_run import current_flow_run
 from rwe.landing import Run
@@ -83,14 +84,7 @@ def record(
 
 def _append(root: Path, line: bytes) -> None:
     try:
-        # One write to a file opened for appending: two processes do not cut each other's lines.
-        handle = os.open(root / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            if line:
-                os.write(handle, line)
-                os.fsync(handle)
-        finally:
-            os.close(handle)
+        append(root / FILE, line)
     except OSError as e:
         raise RweError(
             "the audit log cannot be written", where=str(root / FILE), advice="check its owner and the disk"

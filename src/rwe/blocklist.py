@@ -10,7 +10,6 @@ landed files and a change of the pseudonym key. Without the key nobody can tell 
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable
@@ -19,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.config import KEY_BYTES, Workspace
+from rwe.durable import write_whole
 from rwe.errors import ConfigError
 from rwe.lake.pseudonyms import Pseudonymiser, reference_target
 from rwe.scratch import locked
@@ -71,7 +71,7 @@ class Blocklist:
             with locked(self.path.with_name(f".{self.path.name}.lock")):
                 there = self.path.read_text(encoding="ascii").split() if self.path.exists() else []
                 self._entries = frozenset({*there, *entries})
-                _write_private(self.path, "\n".join(sorted(self._entries)) + "\n")
+                write_whole(self.path, ("\n".join(sorted(self._entries)) + "\n").encode("ascii"))
         except OSError as e:
             raise ConfigError(
                 "the list of erased patients cannot be written", where=str(self.path), advice=_ELSEWHERE
@@ -129,21 +129,11 @@ def open_blocklist(workspace: Workspace, *, make: bool = False) -> Blocklist | N
 def _make_key(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_private(path, secrets.token_hex(KEY_BYTES) + "\n")
+        write_whole(path, f"{secrets.token_hex(KEY_BYTES)}\n".encode("ascii"))
     except OSError as e:
         raise ConfigError(
             "the key of the list of erased patients cannot be written", where=str(path), advice=_ELSEWHERE
         ) from e
-
-
-def _write_private(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
 
 
 def blocked_at(workspace: Workspace, site: str) -> Callable[[str], bool] | None:

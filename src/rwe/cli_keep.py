@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from rwe.admission import patient_ids
 from rwe.audit import audited
 from rwe.cli_options import JsonOption, WorkspaceOption, open_chosen
 from rwe.config import open_workspace
+from rwe.durable import write_new
 from rwe.errors import ConfigError, PartialError, UsageError
 from rwe.study import load_studies
 from rwe.wording import counted
@@ -278,10 +278,8 @@ def trace(
 
 def _write_private(path: Path, content: bytes) -> None:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, content)
     except FileExistsError:
         raise UsageError("the file is there already", where=str(path), advice="name another") from None
     except OSError:
         raise UsageError("the file cannot be written", where=str(path), advice="name another") from None
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)

@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rwe.crypt import Cipher
+from rwe.durable import move_whole, part_of, write_new
 from rwe.errors import ConfigError
 from rwe.federate.settings import Federation
 from rwe.near import fields_at, nearest
@@ -362,13 +363,11 @@ def init_workspace(
     (root / "studies" / "codelists").mkdir(parents=True, exist_ok=True)
     key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        handle = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(key_path, f"{secrets.token_hex(KEY_BYTES)}\n".encode("ascii"))
     except FileExistsError:
         raise ConfigError(
             "there is a key already", where=str(key_path), advice="name another with --key-file"
         ) from None
-    with os.fdopen(handle, "w", encoding="ascii") as f:
-        f.write(secrets.token_hex(KEY_BYTES) + "\n")
     quoted = yaml.safe_dump(str(key_path)).splitlines()[0]
     path.write_text(TEMPLATE.format(key_file=quoted, patients=patients), encoding="utf-8")
     return open_workspace(root)
@@ -400,10 +399,10 @@ def add_site(workspace: Workspace, name: str, fields: dict[str, str]) -> Workspa
                 where=str(path),
                 advice=f"add `{name}: {{}}` under sites: by hand",
             )
-        aside = path.with_suffix(".yaml.part")
-        aside.write_text(new_text, encoding="utf-8")
-        aside.chmod(stat.S_IMODE(path.stat().st_mode))
-        aside.replace(path)
+        part = part_of(path)
+        part.unlink(missing_ok=True)
+        write_new(part, new_text.encode())
+        move_whole(part, path, stat.S_IMODE(path.stat().st_mode))
     return Workspace(workspace.root, settings)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import secrets
 from collections.abc import Collection, Iterable
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 from rwe.blocklist import gate_of
 from rwe.config import SITE_NAME, Workspace
 from rwe.crypt import SUFFIX, UnsealError, place
+from rwe.durable import write_whole
 from rwe.errors import LakeError, UsageError
 from rwe.lake.dates import DateShapeError, FhirDate, read_fhir_date
 from rwe.lake.pseudonyms import Pseudonymiser
@@ -273,14 +273,4 @@ def _write(workspace: Workspace, target: Path, table: pa.Table) -> None:
     cipher = workspace.cipher()
     if cipher and target.suffix == SUFFIX:
         content = cipher.seal(content, place(target))
-    part = target.with_name(f".{target.name}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(target)
-    handle = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(target, content)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from rwe.durable import AS_UMASK, write_whole
 from rwe.errors import UsageError
 from rwe.resources import bundled
 from rwe.sandbox.hospital import demo_specs
@@ -28,18 +29,19 @@ _DATABASE = r"rwe\.duckdb(\.wal(\.stray)?)?|\.rwe\.duckdb\.new"
 #: What a demo and the commands that only read or rerun it make, by folder: the names in it. `{sites}` and
 #: `{study}` are the demo's. Only runs, what Prefect keeps, and folders under way are known as a whole.
 _MADE = {
-    "": rf"{re.escape(MARK)}(\.part)?|demo\.key|prefect\.log|prefect(/.+)?|workspace",
-    "workspace": r"rwe\.yaml(\.part)?|\.rwe\.yaml\.lock|audit\.ndjson|studies(/.+)?"
+    "": rf"\.?{re.escape(MARK)}(\.part)?|demo\.key|prefect\.log|prefect(/.+)?|workspace",
+    "workspace": r"\.?rwe\.yaml(\.part)?|\.rwe\.yaml\.lock|audit\.ndjson|studies(/.+)?"
     r"|landing|lake|quarantine|private|published|evidence",
     "workspace/landing": rf"site={{sites}}(/(\.lock|run={_STAMP}(/.+)?|\.run={_STAMP}\.part(/.+)?))?",
-    "workspace/lake": rf"\w+(/site={{sites}}(/run={_STAMP}[^/]*)?)?|\.site={{sites}}\.[^/]+\.part(/.+)?",
+    "workspace/lake": rf"\w+(/site={{sites}}(/\.?run={_STAMP}[^/]*)?)?|\.site={{sites}}\.[^/]+\.part(/.+)?",
     "workspace/quarantine": rf"site={{sites}}(/run={_STAMP}[^/]*)?",
-    "workspace/private": rf"{_DATABASE}|build\.lock|backups\.ndjson|builds(/{_STAMP}\.(duckdb|json|part))?"
+    "workspace/private": rf"{_DATABASE}|build\.lock|backups\.ndjson"
+    rf"|builds(/\.?{_STAMP}\.(duckdb|json)(\.part)?)?"
     r"|\.ids-\w+|(build|analyse|erase)-\w+(/.+)?"
     rf"|history(/\.lock|/{{study}}(/\.lock|/\.?({_STAMP}\.json\.zst|lock\.json)(\.part)?)?)?",
     "workspace/published": rf"{_DATABASE}|builds(/{_STAMP}\.duckdb)?",
     "workspace/evidence": rf"{{study}}(/latest|/\.latest\.new|/\.part-[^/]+(/.+)?"
-    rf"|/{_STAMP}(/(evidence|\.?manifest)\.json(\.part)?|/report\.html(\.part)?"
+    rf"|/{_STAMP}(/\.?(evidence|manifest)\.json(\.part)?|/\.?report\.html(\.part)?"
     r"|/reproduce(/(analysis|columns|expected)\.csv|/analysis\.R)?)?)?",
 }
 
@@ -151,9 +153,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write(folder: Path, mark: _Mark) -> None:
-    part = folder / f"{MARK}.part"
-    part.write_bytes(msgspec.json.encode(mark) + b"\n")
-    part.replace(folder / MARK)
+    write_whole(folder / MARK, msgspec.json.encode(mark) + b"\n", AS_UMASK)
 
 
 def _read(folder: Path) -> _Mark:

@@ -10,7 +10,6 @@ The caller holds the site's lock (`rwe.landing.new_run`), so there is one job a 
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.crypt import SUFFIX, Cipher, OtherKeyError, UnsealError, place
+from rwe.durable import sync_path, write_whole
 from rwe.errors import LandingError
 from rwe.fhir.bulk_files import Stored, is_intact
 from rwe.fhir.bulk_manifest import FileKind
@@ -166,21 +166,11 @@ class JobStore:
         path, content = self._plain, msgspec.json.encode(kept)
         if self.cipher:
             path, content = self._sealed, self.cipher.seal(content, place(self._sealed))
-        aside = self._folder / f"{_JOB}.part"
         try:
-            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            aside.replace(path)
+            write_whole(path, content)
             if self.cipher:
                 self._plain.unlink(missing_ok=True)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                sync_path(self._folder)
         except OSError as e:
             raise self.disk_error() from e
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from rwe.config import SITE_NAME, Workspace
+from rwe.durable import write_new, write_whole
 from rwe.errors import ConfigError, RweError, UsageError
 from rwe.scratch import locked
 
@@ -118,8 +119,9 @@ def make_identity(workspace: Workspace) -> Identity:
     path = identity_file(workspace)
     _refuse_inside(workspace, path)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    text = secrets.token_hex(2 * _RAW_BYTES)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, f"{text}\n".encode("ascii"))
     except FileExistsError:
         raise ConfigError(
             "there is an identity already",
@@ -130,11 +132,6 @@ def make_identity(workspace: Workspace) -> Identity:
         raise ConfigError(
             "the identity cannot be written", where=str(path), advice="check its folder"
         ) from None
-    text = secrets.token_hex(2 * _RAW_BYTES)
-    with os.fdopen(handle, "w", encoding="ascii") as f:
-        f.write(text + "\n")
-        f.flush()
-        os.fsync(f.fileno())
     return _identity(text, str(path))
 
 
@@ -271,10 +268,4 @@ def _public(document: _Document) -> PublicIdentity:
 def _write_pins(path: Path, found: dict[str, PublicIdentity]) -> None:
     documents = {n: _Document(FORMAT, p.ed25519.hex(), p.x25519.hex()) for n, p in sorted(found.items())}
     text = msgspec.json.format(msgspec.json.encode(_Pins(pins=documents)), indent=1)
-    part = path.with_suffix(".json.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(text + b"\n")
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    write_whole(path, text + b"\n")

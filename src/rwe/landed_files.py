@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 
 from rwe.crypt import Cipher, SealingWriter, Sink
+from rwe.durable import sync
 from rwe.manifest import LandedFile
 
 LEVEL = 1  # level 3 takes twice the time for a size 3 to 5 % smaller (FHIR JSON: 1/10 and less)
@@ -102,8 +103,7 @@ class FileWriter:
         self._put(self._compressor.flush())
         if self._sealing:
             self._sealing.finish()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         self._file.close()
         sha256 = self._hashing.sha256.hexdigest()
         return LandedFile(self.type, self.name, self.lines, self.bytes, sha256)

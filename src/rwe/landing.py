@@ -33,6 +33,7 @@ import zstandard
 from rwe import __version__
 from rwe.blocklist import Gate
 from rwe.crypt import SUFFIX, Cipher, Source, UnsealError
+from rwe.durable import sync_path, write_new
 from rwe.errors import LandingError
 from rwe.flow_run import current_flow_run
 from rwe.landed_files import CHUNK, LEVEL, FileWriter, HashingReader
@@ -204,7 +205,7 @@ class RunWriter:
         if self._cipher:
             content = self._cipher.seal(content, _place(self.site, self.run, name))
         try:
-            _write_synced(self._part / name, content)
+            write_new(self._part / name, content)
         except OSError as e:
             raise self._disk_error() from e
         self._cohort_sha256 = hashlib.sha256(content).hexdigest()
@@ -261,10 +262,10 @@ class RunWriter:
             files = tuple(self._files[t].finish() for t in sorted(self._files))
             manifest = self._manifest(facts, files)
             content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-            _write_synced(self._part / MANIFEST, content)
-            _sync_folder(self._part)
+            write_new(self._part / MANIFEST, content)
+            sync_path(self._part)
             self._part.rename(self._target)
-            _sync_folder(self._target.parent)
+            sync_path(self._target.parent)
         except OSError as e:
             raise self._disk_error() from e
         sha256 = hashlib.sha256(content).hexdigest()
@@ -404,10 +405,10 @@ def remove_raw(run: Run) -> None:
     """
     try:
         if not run.raw_is_removed:
-            _write_synced(run.path / RAW_REMOVED, b"")
+            write_new(run.path / RAW_REMOVED, b"")
         for entry in run.manifest.files:
             (run.path / entry.name).unlink(missing_ok=True)
-        _sync_folder(run.path)
+        sync_path(run.path)
     except OSError:
         raise LandingError(
             "the raw bytes of a run cannot be removed",
@@ -432,19 +433,3 @@ def _is_type(name: str) -> bool:
 def _private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,6 @@ studies cannot be joined; it is dropped after use and is in no published databas
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +21,7 @@ import zstandard
 
 from rwe.config import KEY_BYTES, Workspace
 from rwe.crypt import SUFFIX, UnsealError, place
+from rwe.durable import write_whole
 from rwe.errors import ConfigError, LakeError
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.landing import list_runs
@@ -248,10 +248,4 @@ def _write_tokens(workspace: Workspace, site: str, tokens: Mapping[str, str]) ->
     cipher = workspace.cipher()
     if cipher:
         content = cipher.seal(content, place(path))
-    part = path.with_name(f".{path.name}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    write_whole(path, content)

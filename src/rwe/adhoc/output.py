@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from rwe.adhoc.session import Rows
+from rwe.durable import sync
 from rwe.errors import RweError, UsageError
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -126,8 +127,7 @@ def new_file(path: Path, *, force: bool, never_in: Path | None = None) -> Iterat
     try:
         with os.fdopen(handle, "wb") as f:
             yield f
-            f.flush()
-            os.fsync(f.fileno())
+            sync(f)
         _put_in_place(aside, path, force=force)
     except BlockingIOError:
         raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from rwe.durable import AS_UMASK, write_whole
 from rwe.evidence.contract import AttritionStep, BaselineRow
 from rwe.evidence.parts import ArmWeights, Detectable, LockSummary, Part, PositivityCell
 
@@ -38,6 +39,4 @@ class BlindDiagnostics(Part):
 
 def write_blind(found: BlindDiagnostics, path: Path) -> None:
     """Write it as JSON: complete or absent."""
-    aside = path.with_suffix(".json.part")
-    aside.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, f"{found.model_dump_json(indent=1)}\n".encode(), AS_UMASK)

@@ -8,7 +8,6 @@ or undefined is null, with a warning that says why. The JSON Schema beside this 
 from __future__ import annotations
 
 import json
-import os
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal
 import jsonschema
 from pydantic import Field
 
+from rwe.durable import AS_UMASK, write_whole
 from rwe.errors import EvidenceError
 from rwe.evidence.federated import FederatedEstimate
 from rwe.evidence.grid import SensitivityGrid
@@ -341,12 +341,7 @@ def write_evidence(evidence: Evidence, path: Path) -> None:
     document = evidence.model_dump(mode="json")
     _validate(document, str(path))
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    aside = path.with_suffix(".json.part")
-    with aside.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    aside.replace(path)
+    write_whole(path, text.encode(), AS_UMASK)
 
 
 def read_evidence(path: Path) -> Evidence:

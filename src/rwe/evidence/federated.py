@@ -11,7 +11,6 @@ exact sums of the log-rank test and the life table stay in the result file.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError
 from rwe.evidence.parts import Part
 from rwe.study.analyses import AnalysisName
@@ -96,14 +96,7 @@ class FederatedEstimate(Part):
 
 def write_estimate(found: FederatedEstimate, folder: Path) -> None:
     """Leave an estimate in the folder of its refresh: complete or absent, for the owner only."""
-    part = folder / f".{ESTIMATE}.part"
-    part.unlink(missing_ok=True)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as f:
-        f.write(found.model_dump_json(indent=1) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(folder / ESTIMATE)
+    write_whole(folder / ESTIMATE, f"{found.model_dump_json(indent=1)}\n".encode())
 
 
 def read_estimate(folder: Path) -> FederatedEstimate | None:

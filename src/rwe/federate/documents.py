@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError, UsageError
 from rwe.identity import Identity, PublicIdentity
 
@@ -199,14 +199,8 @@ def _read(path: Path, kind: type[_D], what: str) -> _D:
 def write_document(document: BaseModel, path: Path) -> None:
     """Write a document to be read by people, mode 0600, in one step. Raises EvidenceError where it cannot."""
     content = json.dumps(document.model_dump(mode="json"), indent=1, allow_nan=False).encode("ascii") + b"\n"
-    part = path.with_name(f".{path.name}.part")
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        part.replace(path)
+        write_whole(path, content)
     except OSError:
         raise EvidenceError(
             "the file cannot be written", where=str(path), advice="check the folder and the disk"

@@ -8,7 +8,6 @@ WORKSPACE/federate/hub/REFRESH/estimate.json          of it, what the next `rwe 
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError, PartialError, UsageError
 from rwe.evidence.federated import ESTIMATE, HUB, write_estimate
 from rwe.federate import fixed_point, guards
@@ -295,14 +295,7 @@ def _result(
 
 
 def _write_result(result: FederatedResult, path: Path) -> None:
-    content = msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
-    part = path.with_name(f".{path.name}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
 
 
 def read_result(workspace: Workspace, refresh: str) -> FederatedResult:

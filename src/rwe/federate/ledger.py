@@ -9,7 +9,6 @@ and no id of one. A refresh that was answered once counts for ever, whatever bec
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import append
 from rwe.errors import EvidenceError
 from rwe.federate.documents import private_folder
 from rwe.scratch import locked
@@ -127,12 +127,7 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         """Write an entry, synced to the disk before this returns. Raises EvidenceError where it cannot."""
         try:
-            handle = os.open(_file(self.folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(handle, msgspec.json.encode(entry) + b"\n")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            append(_file(self.folder), msgspec.json.encode(entry) + b"\n")
         except OSError:
             raise _unusable("written", self.folder) from None
         self.entries = (*self.entries, entry)

@@ -15,10 +15,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rwe.config import Workspace
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError, StudyError
 from rwe.evidence.parts import LockSummary
 from rwe.history.inputs import lock_sha256
-from rwe.history.ledger import history_folder, write_synced
+from rwe.history.ledger import history_folder
 from rwe.history.manifest import EVIDENCE, MANIFEST, UNFINISHED, manifest_sha256, read_manifest, verify
 from rwe.history.past import lenient_evidence, refresh_folders
 from rwe.scratch import locked
@@ -64,7 +65,7 @@ def keep_lock(workspace: Workspace, study: Study) -> None:
         require_lock_kept(workspace, study)
         own = read_lock(study).entries
         if _kept(workspace, study.name) != own:
-            write_synced(kept_path(workspace, study.name), encode_log(study.name, own))
+            write_whole(kept_path(workspace, study.name), encode_log(study.name, own))
 
 
 def kept_path(workspace: Workspace, study: str) -> Path:

@@ -11,7 +11,6 @@ of the newest refreshes (`history.keep_ledgers`). `rwe erase` takes patients out
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import zstandard
 from rwe.blocklist import open_blocklist
 from rwe.config import Workspace
 from rwe.crypt import SUFFIX, DamagedError, OtherKeyError, UnsealError, place
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError
 from rwe.evidence.numbers import Number
 from rwe.survival.tables import CohortTable
@@ -137,7 +137,7 @@ def write_ledger(workspace: Workspace, path: Path, ledger: Ledger) -> None:
     cipher = workspace.cipher()
     if cipher is not None:
         content = cipher.seal(content, place(path))
-    write_synced(path, content)
+    write_whole(path, content)
 
 
 def read_ledger(workspace: Workspace, study: str, refresh: str) -> Ledger | None:
@@ -297,14 +297,3 @@ def _columns(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]
     if absent:
         raise EvidenceError(f"the tables of the study lack {', '.join(absent)}")
     return {n: [None if pd.isna(v) else v for v in frame[n].tolist()] for n in names}
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file below `history_folder`: complete or absent, readable by its owner only."""
-    part = path.with_name(f".{path.name}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)

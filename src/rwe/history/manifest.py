@@ -12,7 +12,6 @@ erase` removes it.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import Literal
 import msgspec
 from pydantic import ValidationError
 
+from rwe.durable import write_whole
 from rwe.errors import EvidenceError
 from rwe.evidence.history import Look
 from rwe.resources import bundled
@@ -116,14 +116,7 @@ def write_sealed(folder: Path, files: Sequence[SealedFile], manifest: bytes) -> 
     for entry in files:
         (folder / entry.name).chmod(_SEALED)
     content = msgspec.json.format(manifest, indent=1) + b"\n"
-    part = folder / f".{MANIFEST}.part"
-    part.unlink(missing_ok=True)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _SEALED)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, content, _SEALED)
 
 
 @contextmanager

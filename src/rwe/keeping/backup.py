@@ -21,6 +21,7 @@ import msgspec
 from rwe import __version__
 from rwe.blocklist import Blocklist, open_blocklist
 from rwe.config import Workspace, open_workspace
+from rwe.durable import append, sync, write_new
 from rwe.errors import ConfigError, RweError, UsageError
 from rwe.keeping.landed import finish_interrupted, site_lock
 from rwe.keeping.versions import check_versions
@@ -116,7 +117,7 @@ def back_up(workspace: Workspace, folder: Path) -> tuple[Path, Backup]:
             blocklist=_fingerprint(blocklist),
             left_out=tuple(sorted(str(p.relative_to(workspace.root)) for p in secrets if p.exists())),
         )
-        _write_synced(part / MANIFEST, msgspec.json.format(msgspec.json.encode(backup), indent=1))
+        write_new(part / MANIFEST, msgspec.json.format(msgspec.json.encode(backup), indent=1))
         part.rename(target)
     except OSError as e:
         shutil.rmtree(part, ignore_errors=True)
@@ -195,9 +196,7 @@ def known_backups(workspace: Workspace) -> tuple[KnownBackup, ...]:
 def _note(workspace: Workspace, path: Path, at: datetime) -> None:
     workspace.private.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = msgspec.json.encode(KnownBackup(path, at), enc_hook=str) + b"\n"
-    handle = os.open(workspace.private / "backups.ndjson", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(line)
+    append(workspace.private / "backups.ndjson", line)
 
 
 def _secrets(workspace: Workspace) -> frozenset[Path]:
@@ -267,8 +266,7 @@ def _copy(source: Path, target: Path) -> str:
         while chunk := f.read(_CHUNK):
             hashing.update(chunk)
             out.write(chunk)
-        out.flush()
-        os.fsync(out.fileno())
+        sync(out)
     return hashing.hexdigest()
 
 
@@ -354,11 +352,3 @@ def _merge_blocklist(workspace: Workspace, backup: Backup) -> None:
 
 def _fingerprint(blocklist: Blocklist | None) -> str | None:
     return blocklist.by_pseudonym("rwe blocklist fingerprint") if blocklist else None
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())

@@ -25,6 +25,7 @@ import zstandard
 
 from rwe.blocklist import patients_of, without_blocked
 from rwe.crypt import Cipher, place
+from rwe.durable import sync, sync_path, write_new
 from rwe.errors import LandingError
 from rwe.landing import COHORT, DELETED, MANIFEST, UNREADABLE, Run
 from rwe.manifest import ErasedNote, LandedFile
@@ -156,7 +157,7 @@ class Cutter:
             erased=(*run.manifest.erased, note),
         )
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-        _write_synced(aside / MANIFEST, content)
+        write_new(aside / MANIFEST, content)
         before_swap()
         _swap(run.path, aside)
         self.cut.lines += gone
@@ -198,8 +199,7 @@ class Cutter:
             put(compressor.compress(bytes(batch)) + compressor.flush())
             if sealing:
                 sealing.finish()
-            out.flush()
-            os.fsync(out.fileno())
+            sync(out)
         return LandedFile(entry.type, entry.name, lines, size, sink.sha256.hexdigest())
 
     def _cohort(self, run: Run) -> frozenset[str] | None:
@@ -217,7 +217,7 @@ class Cutter:
         content = zstandard.ZstdCompressor(level=3).compress("\n".join(sorted(kept)).encode("ascii"))
         if self._cipher and run.manifest.key_id:
             content = self._cipher.seal(content, place(run.path / names[0]))
-        _write_synced(aside / names[0], content)
+        write_new(aside / names[0], content)
         return hashlib.sha256(content).hexdigest()
 
 
@@ -236,24 +236,8 @@ def _swap(target: Path, rewritten: Path) -> None:
     """Two renames; what is killed between them is put right by `finish_interrupted`."""
     old = target.with_name(f".{target.name}.part")  # what a killed run leaves is called so, and cleared away
     shutil.rmtree(old, ignore_errors=True)
-    _sync(rewritten)
+    sync_path(rewritten)
     target.rename(old)
     rewritten.rename(target)
-    _sync(target.parent)
+    sync_path(target.parent)
     shutil.rmtree(old)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import duckdb
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import move_whole, write_whole
 from rwe.errors import LakeError
 from rwe.lake.connection import open_duckdb
 from rwe.lake.sealed import address, parquet_files
@@ -173,10 +173,7 @@ def _take_out_of(
                     f"copy (select * from {rows} where not coalesce({belongs}, false))"  # noqa: S608
                     f" to '{target}' (format parquet, compression zstd)"
                 )
-            part.chmod(0o600)
-            with part.open("rb") as f:
-                os.fsync(f.fileno())
-            part.replace(path)
+            move_whole(part, path)
     return gone
 
 
@@ -224,10 +221,7 @@ def _recount(connection: duckdb.DuckDBPyConnection, workspace: Workspace, counts
         )
     types = {t: _recounted(t, c, held, refused) for t, c in counts.types.items()}
     path = workspace.lake / "_runs" / f"site={counts.site}" / f"run={counts.run}.json"
-    part = path.with_suffix(".part")
-    part.write_bytes(msgspec.json.encode(replace(counts, types=types)))
-    part.chmod(0o600)
-    part.replace(path)
+    write_whole(path, msgspec.json.encode(replace(counts, types=types)))
 
 
 def _recounted(kind: str, c: TypeCounts, held: dict[str, int], refused: dict[str, int]) -> TypeCounts:

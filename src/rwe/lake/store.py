@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from rwe.crypt import Cipher
+from rwe.durable import move_whole
 from rwe.lake.columns import content_hash
 from rwe.lake.connection import open_duckdb
 from rwe.lake.schema import (
@@ -93,9 +93,9 @@ def store_versions(
         if incoming.rows:
             _copy(connection, f"incoming_rows{chosen}", made_of_rows)
     if incoming.parts:
-        _move_synced(made, target)
+        _move(made, target)
     if incoming.rows:
-        _move_synced(made_of_rows, of_rows)
+        _move(made_of_rows, of_rows)
     return taken
 
 
@@ -196,7 +196,7 @@ def _store_sorted(
             f"copy (select * from {_ndjson(ndjson, kinds)} order by {order})"  # noqa: S608
             f" to '{_quoted(part)}' ({PARQUET})"
         )
-    _move_synced(part, target)
+    _move(part, target)
 
 
 def _ndjson(path: Path, kinds: dict[str, str], longest_line: int = _USUAL_LINE) -> str:
@@ -212,12 +212,9 @@ def _quoted(path: Path) -> str:
     return address(path).replace("'", "''")
 
 
-def _move_synced(part: Path, target: Path) -> None:
+def _move(part: Path, target: Path) -> None:
     private_folder(target.parent)
-    part.chmod(0o600)
-    with part.open("rb") as f:
-        os.fsync(f.fileno())
-    part.replace(target)
+    move_whole(part, target)
 
 
 def private_folder(path: Path) -> None:

@@ -15,7 +15,6 @@ order is a duplicate and not stored again, unless a tombstone came in between.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,6 +24,7 @@ import duckdb
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import write_whole
 from rwe.errors import LakeError
 from rwe.lake import fast
 from rwe.lake.careful import CarefulReader
@@ -274,10 +274,4 @@ def _store(context: SiteContext, run: Run, incoming: Incoming, counts: TypeCount
 
 def _write_synced(path: Path, content: bytes) -> None:
     private_folder(path.parent)
-    part = path.with_suffix(".part")
-    with part.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.chmod(0o600)
-    part.replace(path)
+    write_whole(path, content)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from rwe.durable import AS_UMASK, write_whole
 from rwe.evidence.contract import Evidence, read_evidence
 from rwe.evidence.parts import Kinetics
 from rwe.report import contrasts, formats, safety, tables, words
@@ -121,17 +121,10 @@ def write_report(evidence_path: Path, html_path: Path) -> None:
         write_html(render_report(whole), single.with_name("report.html"), 0o600)
 
 
-def write_html(text: str, html_path: Path, mode: int | None = None) -> None:
+def write_html(text: str, html_path: Path, mode: int = AS_UMASK) -> None:
     """Write a page: complete or absent. `mode`: who may read it; else as the folder's default is."""
     html_path.parent.mkdir(parents=True, exist_ok=True)
-    aside = html_path.with_suffix(html_path.suffix + ".part")
-    aside.unlink(missing_ok=True)  # of a process that was killed; nothing is written through a link
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode or 0o666)
-    with os.fdopen(handle, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    aside.replace(html_path)
+    write_whole(html_path, text.encode(), mode)
 
 
 def _curves(shown: CurveSet, names: Names) -> _CurvesShown:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from rwe.blocklist import open_blocklist
 from rwe.config import Workspace
 from rwe.crypt import SUFFIX
+from rwe.durable import write_new
 from rwe.errors import ConfigError, PartialError, RweError, UsageError
 from rwe.identity import pinned
 from rwe.keeping.aside import forget_aside
@@ -31,7 +32,6 @@ from rwe.lake.write import runs_in_lake
 from rwe.landing import list_runs
 from rwe.scratch import locked
 from rwe.sharing import frames
-from rwe.sharing.files import write_private
 from rwe.sharing.frames import ShareError, Tables, broken_share, check_together, from_parquet
 from rwe.sharing.manifest import (
     MANIFEST,
@@ -324,7 +324,7 @@ def _keep(workspace: Workspace, manifest: Manifest, files: dict[str, bytes]) -> 
     part.mkdir(mode=0o700)
     for name, content in files.items():
         if name == MANIFEST:
-            write_private(part / name, content)
+            write_new(part / name, content)
         else:
             put(workspace, part / f"{name}.parquet", content)
     shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rwe.blocklist import key_path
 from rwe.config import Workspace
+from rwe.durable import write_whole
 from rwe.errors import ConfigError
 from rwe.scratch import locked
 from rwe.sharing.files import shared_pseudonym
@@ -43,7 +44,8 @@ def remember_erased(workspace: Workspace, site: str, pseudonyms: Collection[str]
     path = _path(workspace)
     try:
         with locked(path.with_name(f".{path.name}.lock")):
-            _write(path, {*_lines(path), *lines})
+            known = sorted({*_lines(path), *lines})
+            write_whole(path, "\n".join([*known, ""]).encode("ascii"))
     except OSError:
         raise _unusable("written", path) from None
 
@@ -69,16 +71,6 @@ def _path(workspace: Workspace) -> Path:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="ascii").splitlines() if path.exists() else []
-
-
-def _write(path: Path, lines: Collection[str]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as f:
-        f.write("\n".join(sorted(lines)) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
 
 
 def _unusable(verb: str, path: Path) -> ConfigError:

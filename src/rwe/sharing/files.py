@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from rwe.config import Workspace
@@ -23,12 +21,3 @@ def shared_pseudonym(workspace: Workspace, study: str, site: str) -> Callable[[s
     purpose = f"rwe share|{study}|{site}".encode()
     key = hmac.digest(workspace.pseudonym_key(), purpose, "sha256")
     return lambda own: hmac.digest(key, own.encode(), "sha256").hex()[:_PSEUDONYM_CHARS]
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A new file of mode 0600, synced. Raises OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())

@@ -23,11 +23,12 @@ import pyarrow as pa
 import rwe
 from rwe.analyse.read import StudyTables, holds_study, read_study
 from rwe.config import Workspace
+from rwe.durable import write_new
 from rwe.errors import BuildError, ConfigError, UsageError
 from rwe.identity import read_identity
 from rwe.linking import read_tokens
 from rwe.sharing.erased import erased_of, note_shared
-from rwe.sharing.files import shared_pseudonym, write_private
+from rwe.sharing.files import shared_pseudonym
 from rwe.sharing.frames import LAYOUTS, ShareError, Tables, laid_out, to_parquet
 from rwe.sharing.linking import tokens_of
 from rwe.sharing.manifest import (
@@ -149,9 +150,9 @@ def write_share(workspace: Workspace, going: Outgoing, target: Path) -> Shared:
         target.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode=0o700)
         for name, raw in files.items():
-            write_private(part / f"{name}.parquet", raw)
-        write_private(part / SIGNATURE, signature)
-        write_private(part / MANIFEST, content)
+            write_new(part / f"{name}.parquet", raw)
+        write_new(part / SIGNATURE, signature)
+        write_new(part / MANIFEST, content)
         part.rename(path)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)

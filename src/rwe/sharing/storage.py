@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rwe.config import Workspace
 from rwe.crypt import SUFFIX, UnsealError, place
-from rwe.sharing.files import write_private
+from rwe.durable import write_new
 from rwe.sharing.frames import ShareError
 
 
@@ -17,7 +17,7 @@ def put(workspace: Workspace, path: Path, content: bytes, *, bound_to: Path | No
     """
     cipher = workspace.cipher()
     final = path.with_name(path.name + SUFFIX) if cipher else path
-    write_private(final, cipher.seal(content, _bound(bound_to or path)) if cipher else content)
+    write_new(final, cipher.seal(content, _bound(bound_to or path)) if cipher else content)
     return final
 
 

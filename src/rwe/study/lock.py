@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import ValidationError
 
+from rwe.durable import AS_UMASK, write_whole
 from rwe.errors import StudyError
 from rwe.scratch import locked
 from rwe.study.analyses import Analysis
@@ -133,7 +133,7 @@ def lock_study(study: Study, *, registration: str | None = None, amendment: str 
             reason=amendment,
             content=study.content(),
         )
-        _write(path, _Log(study.name, [*log.entries, entry]))
+        write_whole(path, encode_log(study.name, [*log.entries, entry]), AS_UMASK)
     return entry
 
 
@@ -221,13 +221,3 @@ def encode_log(study: str, entries: Sequence[LockEntry]) -> bytes:
 
 def _digest(entry: LockEntry) -> str:
     return hashlib.sha256(msgspec.json.encode(entry, order="deterministic")).hexdigest()
-
-
-def _write(path: Path, log: _Log) -> None:
-    content = encode_log(log.study, log.entries)
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    aside.replace(path)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from rwe.config import Workspace
+from rwe.durable import write_whole
 from rwe.errors import BuildError
 from rwe.warehouse.publish import OWNERS_FILE, READERS_FILE, point, publish
 
@@ -66,7 +66,7 @@ def keep(workspace: Workspace, finished: Finished) -> KeptBuild:
     _remove_unfinished(workspace)
     publish(finished.private, workspace.private_builds / f"{name}.duckdb", OWNERS_FILE)
     publish(finished.published, workspace.published_builds / f"{name}.duckdb", READERS_FILE)
-    _write_synced(workspace.private_builds / f"{name}.json", msgspec.json.encode(kept))
+    write_whole(workspace.private_builds / f"{name}.json", msgspec.json.encode(kept))
     make_current(workspace, kept)
     _remove_plain(workspace)
     for old in kept_builds(workspace)[workspace.settings.published.keep_builds :]:
@@ -167,13 +167,3 @@ def file_sha256(path: Path) -> str:
     """The hash of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    part = path.with_suffix(".part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)

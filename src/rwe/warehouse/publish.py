@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from rwe.durable import sync_path
 from rwe.errors import BuildError
 
 READERS_FILE = 0o444
@@ -25,11 +26,11 @@ def publish(finished: Path, target: Path, mode: int = READERS_FILE) -> None:
     """
     try:
         _make_folder(target.parent, mode)
-        _sync(finished)
+        sync_path(finished)
         finished.chmod(mode)
         _move_stray_log_aside(target)
         finished.replace(target)
-        _sync(target.parent)
+        sync_path(target.parent)
     except OSError as e:
         raise _not_published(target) from e
 
@@ -47,13 +48,13 @@ def point(kept: Path, target: Path) -> None:
         except OSError:  # a file system without a second name for a file
             shutil.copyfile(kept, aside)
             aside.chmod(kept.stat().st_mode)
-            _sync(aside)
+            sync_path(aside)
         _move_stray_log_aside(target)
         if target.exists() and target.samefile(aside):
             aside.unlink()  # a rename onto the same file would leave both names
             return
         aside.replace(target)
-        _sync(target.parent)
+        sync_path(target.parent)
     except OSError as e:
         raise _not_published(target) from e
 
@@ -78,11 +79,3 @@ def _move_stray_log_aside(target: Path) -> None:
     log = target.with_name(target.name + ".wal")
     if log.exists():
         log.replace(log.with_name(log.name + ".stray"))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
