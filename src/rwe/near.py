@@ -26,9 +26,11 @@ def value_at(content: object, location: Sequence[int | str]) -> object:
     The tags of unions and `[key]`, which are no part of the content, are passed over.
     """
     for part in location:
-        is_index = isinstance(content, list) and isinstance(part, int) and 0 <= part < len(content)
-        if is_index or (isinstance(content, dict) and part in content):
-            content = content[part]  # type: ignore[index]
+        match content, part:
+            case list() as items, int() as index if 0 <= index < len(items):
+                content = items[index]
+            case dict() as fields, _ if part in fields:
+                content = fields[part]
     return content
 
 

@@ -371,7 +371,7 @@ def test_analyse_says_nothing_new_and_ends_well(nights: Nights) -> None:
     run, root = CliRunner().invoke, str(nights.workspace.root)
     first = run(app, ["analyse", STUDY, "-w", root])
     assert first.exit_code == 0
-    assert "The first look at this study." in first.output
+    assert "This is the first look at this study." in " ".join(first.output.split())
     again = run(app, ["analyse", STUDY, "-w", root])
     assert again.exit_code == 0
     assert "Nothing new since the refresh of" in again.output

@@ -63,6 +63,7 @@ from rwe.history.manifest import (
     written_whole,
 )
 from rwe.history.past import Past, lenient_evidence, read_past, refresh_folders
+from rwe.history.words import repeated_looks
 from rwe.progress import SILENT, Progress
 from rwe.scratch import locked, scratch_folder
 from rwe.study import Study
@@ -129,7 +130,7 @@ def analyse(
                 if workspace.cipher() is None:
                     _write_single_patients(study, tables, primary, folder)
         _point_latest(folder.parent, folder.name)
-    return Analysed(folder.name, folder / EVIDENCE, evidence, note=_standing(history.look))
+    return Analysed(folder.name, folder / EVIDENCE, evidence, note=repeated_looks(history.look))
 
 
 def _same_as_newest(workspace: Workspace, study: Study, inputs: Inputs) -> Analysed | None:
@@ -184,12 +185,6 @@ def _write_refresh(
         )
         write_manifest(part, manifest)
     return folder
-
-
-def _standing(look: int) -> str:
-    if look == 1:
-        return "The first look at this study."
-    return f"Look {look} at this study; intervals are not adjusted for looking repeatedly."
 
 
 def _is_still_there(workspace: Workspace, study: Study, tables: StudyTables) -> bool:

@@ -92,7 +92,7 @@ def take_out(
     `records` are pseudonyms of resources that went with them. It may be repeated after it was killed.
     `only_count`: nothing is rewritten. Raises LakeError where a file cannot be read or rewritten.
     """
-    gone, treat = 0, _count_of if only_count else _take_out_of
+    gone = 0
     try:
         with _connection(workspace) as connection:
             _register(connection, "persons", persons)
@@ -104,10 +104,13 @@ def take_out(
                         f"insert into records select distinct resource_id from {_reading(files)}"  # noqa: S608
                         f" where {column} in (from persons)"
                     )
-            for kind, files in _tables(workspace, site).items():
-                gone += treat(connection, workspace, kind, [f for f in files if _run(f) in runs])
             refused = parquet_files(workspace.quarantine / f"site={site}", "run=*")
-            gone += treat(connection, workspace, "_refused", [f for f in refused if _run(f) in runs])
+            for kind, files in {**_tables(workspace, site), "_refused": refused}.items():
+                own = [f for f in files if _run(f) in runs]
+                if only_count:
+                    gone += _count_of(connection, kind, own)
+                else:
+                    gone += _take_out_of(connection, workspace, kind, own)
             for counts in () if only_count else runs_in_lake(workspace):
                 if counts.site == site and counts.run in runs:
                     _recount(connection, workspace, counts)
@@ -158,7 +161,7 @@ def _take_out_of(
 ) -> int:
     gone = 0
     for path in files:
-        counted = _count_of(connection, workspace, kind, [path])
+        counted = _count_of(connection, kind, [path])
         if not counted:
             continue
         gone += counted
@@ -177,12 +180,7 @@ def _take_out_of(
     return gone
 
 
-def _count_of(
-    connection: duckdb.DuckDBPyConnection,
-    workspace: Workspace,  # noqa: ARG001 - as `_take_out_of`
-    kind: str,
-    files: list[Path],
-) -> int:
+def _count_of(connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path]) -> int:
     counts = [
         connection.execute(
             f"select count(*) from {_reading([f])}"  # noqa: S608
