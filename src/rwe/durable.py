@@ -6,6 +6,7 @@ writer removes it. Nothing is written through a link. All functions raise OSErro
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import IO, Final
@@ -47,11 +48,18 @@ def move_whole(part: Path, target: Path, mode: int = OWNER_ONLY) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add to a log of the owner's, made where missing: one write, so that two processes cut no line."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
+    """Add a line to a log of the owner's, made where missing: one write, so that two processes cut none.
+
+    What a full disk cut before is ended first, so that it does not take the next line with it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
     try:
         if line:
-            os.write(handle, line)
+            size = os.fstat(handle).st_size
+            is_cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            whole = b"\n" + line if is_cut else line
+            if os.write(handle, whole) != len(whole):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
     finally:
         os.close(handle)

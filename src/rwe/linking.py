@@ -131,11 +131,6 @@ def study_token(token: str, study: str, protocol_sha256: str) -> str:
     return hmac.digest(bytes.fromhex(token), message, "sha256").hex()[:TOKEN_CHARS]
 
 
-def study_tokens(tokens: Mapping[str, str], study: str, protocol_sha256: str) -> dict[str, str]:
-    """Pseudonym → the token of one study. The token is the key here: who lacks it cannot try names."""
-    return {p: study_token(t, study, protocol_sha256) for p, t in sorted(tokens.items())}
-
-
 def merged_with(line: bytes) -> Iterator[str]:
     """The references of a landed Patient to records it was merged with; none where it is unreadable."""
     try:
@@ -202,11 +197,6 @@ def forget(workspace: Workspace, site: str, pseudonyms: Collection[str]) -> None
     tokens = read_tokens(workspace, site)
     if tokens.keys() & set(pseudonyms):
         _write_tokens(workspace, site, {p: t for p, t in tokens.items() if p not in pseudonyms})
-
-
-def drop_tokens(workspace: Workspace, site: str) -> None:
-    """Drop all tokens of a site, after they were used."""
-    _path(workspace, site).unlink(missing_ok=True)
 
 
 def link_key(workspace: Workspace, link: Link) -> bytes:

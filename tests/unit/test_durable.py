@@ -86,3 +86,20 @@ def test_lines_of_several_processes_are_not_mixed(tmp_path: Path) -> None:
 def test_an_empty_line_only_makes_the_log(tmp_path: Path) -> None:
     append(tmp_path / "log", b"")
     assert (tmp_path / "log").read_bytes() == b""
+
+
+def test_a_line_cut_by_a_full_disk_is_an_error_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    log = tmp_path / "audit.ndjson"
+    append(log, b"a" * 900 + b"\n")
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from rwe.durable import append\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: append(Path(sys.argv[1]), b'b' * 900 + b'\\n')\n"
+        "except OSError as e: sys.exit(e.errno)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(log)], timeout=60, check=False)
+    assert ended.returncode == errno.ENOSPC
+    append(log, b"c\n")
+    first, cut, last = log.read_bytes().splitlines()
+    assert (len(first), set(cut), last) == (900, set(b"b"), b"c")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -25,7 +26,8 @@ BOOTSTRAP_REPLICATES = 200
 LEVEL = 0.05
 _FIRST_SEED = 1_000
 _CHUNK = 10
-_SMALL_TRUTH_ERROR = 0.1
+SMALL_TRUTH_ERROR = 0.1
+"""Up to this share of the estimates' spread, the Monte Carlo error of the truth does not count."""
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -143,7 +145,8 @@ def _runner(workers: int) -> Iterator[RunAll]:  # type: ignore[type-arg]
     if workers <= 1:
         yield map
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # spawn: a fork would copy the locks of the thread that draws progress.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield pool.map
 
 
@@ -251,7 +254,7 @@ def _of_intervals(usable: Sequence[Answer], truth: Truth | None, *, is_contrast:
 
     at = covered(truth.value)
     error = math.sqrt(at * (1 - at) / len(usable))
-    if truth.error > _SMALL_TRUTH_ERROR * (empirical or math.inf):
+    if truth.error > SMALL_TRUTH_ERROR * (empirical or math.inf):
         shifts = [abs(covered(truth.value + sign * truth.error) - at) for sign in (-1, 1)]
         error = math.hypot(error, max(shifts))
     return numbers | {

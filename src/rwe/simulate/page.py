@@ -12,16 +12,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from rwe.report.figures import BLUE, GREY_LIGHT, INK, MUTED, ORANGE, inline_svg, new_figure, style
-from rwe.simulate.coverage import ENOUGH_EVENTS, FewEvents
+from rwe.simulate.coverage import ENOUGH_EVENTS, LOWEST, FewEvents
 from rwe.simulate.estimators import ESTIMATORS, estimator
-from rwe.simulate.harness import BOOTSTRAP_REPLICATES, Performance, Simulation
+from rwe.simulate.harness import BOOTSTRAP_REPLICATES, SMALL_TRUTH_ERROR, Performance, Simulation
 from rwe.simulate.scenarios import scenario
 
 NOMINAL = 0.95
-LOWEST, HIGHEST = 0.93, 0.97
+HIGHEST = 0.97
 MANY = 2_000
 """Replicates from which on the bounds hold as they are; with fewer, within the Monte Carlo error."""
-_SMALL_TRUTH_ERROR = 0.1
 _ROW = 11.0
 _WIDTH = 760.0
 _FAILED = ("too low", "too high")
@@ -81,7 +80,7 @@ def verdict(p: Performance) -> str:
 
 
 def _bounds(p: Performance, error: float) -> tuple[float, float]:
-    is_sharp = (p.truth_error or 0) <= _SMALL_TRUTH_ERROR * (p.empirical_se or math.inf)
+    is_sharp = (p.truth_error or 0) <= SMALL_TRUTH_ERROR * (p.empirical_se or math.inf)
     if p.replicates >= MANY and is_sharp:
         return LOWEST, HIGHEST
     slack = 2 * max(error, 0.0 if is_sharp else p.coverage_error or 0.0)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -144,8 +145,8 @@ def load_codelist(name: str, path: Path) -> Codelist:
             raise StudyError(
                 "valid_from or valid_to is no date", where=line, advice="write YYYY-MM-DD"
             ) from e
-    for code in codes:
-        if codes.count(code) > 1:
+    for code, times in Counter(codes).items():
+        if times > 1:
             raise StudyError(f"the code {code.code} stands twice", where=str(path), advice="remove one")
     if not codes:
         raise StudyError("the code list has no code", where=str(path), advice="add at least one line")

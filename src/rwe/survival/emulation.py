@@ -196,13 +196,6 @@ def clone_censor_weight(
     return replace(result, warnings=(*result.warnings, _AT_GRACE)) if time_varying else result
 
 
-def whole_cohort_rows(plan: ClonePlan) -> WeightedRows:
-    """The weighted start-stop rows behind the estimate: for a bundle that reruns it in R."""
-    everybody = np.ones(plan.clones.n)
-    fits = fit_weights(plan, everybody)
-    return weighted_rows(plan, fits, weigh(plan, fits, everybody))
-
-
 def _draws(plan: ClonePlan, replicates: int, seed: int, workers: int | None, progress: Progress) -> Draws:
     return bootstrap(
         estimate_once,
