@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwe.analyse.assumptions import of_groups, of_test, of_time_zero
 from rwe.analyse.run_groups import CONFOUNDED
 from rwe.analyse.tasks import Findings, Task, make_estimate, relapses
 from rwe.errors import RweError
@@ -53,6 +54,7 @@ def _ratio(
         estimand,
         fitted.method,
         warnings=[*notes, *fitted.warnings, *caveats],
+        assumptions=[*of_groups(task), *fitted.assumptions],
         parameters=task.parameters(cause=fitted.cause, ties=fitted.fit.ties),
         effect_type="conditional" if task.analysis.adjusted_for or fitted.fit.strata else "marginal",
         estimate=hr.estimate,
@@ -84,6 +86,7 @@ def _gray(task: Task, rows: CompetingRows, cause: str, notes: list[str]) -> Esti
         "chi_square",
         test.method,
         warnings=[*notes, CONFOUNDED],
+        assumptions=[*of_test(task), *test.assumptions],
         parameters=at,
         estimate=test.chi_square,
         df=test.df,
@@ -119,6 +122,7 @@ def _incidence(
         "cumulative_incidence",
         curve.method,
         warnings=[*notes, *curve.warnings, CONFOUNDED, *(beyond if is_beyond else [])],
+        assumptions=[*of_time_zero(task), *curve.assumptions],
         contrast=task.contrast(strategy),
         parameters=task.parameters(
             cause=curve.cause,

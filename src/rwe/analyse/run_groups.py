@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwe.analyse.assumptions import of_model, of_one_group, of_test
 from rwe.analyse.tasks import Findings, PrimaryRows, Task, count_events, defined, make_estimate
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
 from rwe.survival.cox import exposure_cox, exposure_data
@@ -44,6 +45,7 @@ def run_cox(task: Task, rows: CountingProcess, findings: Findings) -> None:
                 *few_events(task, rows.counts(), len(fit.names), has_ratio=hr.estimate is not None),
                 *_caveats(task),
             ],
+            assumptions=of_model(task),
             effect_type="conditional" if a.adjusted_for or fit.strata else "marginal",
             estimate=hr.estimate,
             log_estimate=hr.log_estimate,
@@ -96,6 +98,7 @@ def run_logrank(task: Task, rows: CountingProcess, findings: Findings) -> None:
             "chi_square",
             "Mantel-Byar test" if task.analysis.analysis == "mantel_byar" else "log-rank test",
             warnings=test.warnings,
+            assumptions=of_test(task),
             estimate=test.chi_square,
             df=test.df,
             p_value=test.p_value,
@@ -151,6 +154,7 @@ def _median(task: Task, rows: CountingProcess, strategy: str, curve: SurvivalCur
         "median_days",
         "Kaplan-Meier",
         warnings=[*curve.warnings, *missing, *_open_limits(m.estimate, m.ci_low, m.ci_high)],
+        assumptions=of_one_group(task),
         contrast=task.contrast(strategy),
         estimate=m.estimate,
         ci_low=m.ci_low,
@@ -181,6 +185,7 @@ def _survival(task: Task, rows: CountingProcess, strategy: str, curve: SurvivalC
         "survival",
         "Kaplan-Meier with delayed entry" if task.analysis.analysis == "simon_makuch" else "Kaplan-Meier",
         warnings=[*curve.warnings, *notes],
+        assumptions=of_one_group(task),
         contrast=task.contrast(strategy),
         parameters=task.parameters(time_days=day),
         estimate=at.survival,

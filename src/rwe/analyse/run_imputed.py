@@ -21,6 +21,7 @@ from rwe.analyse.tasks import Findings, Task, defined
 from rwe.errors import RweError
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
+from rwe.survival.imputation import ASSUMPTIONS as IMPUTATION
 from rwe.survival.imputation import METHOD, ImputedTables, impute_baseline
 from rwe.survival.rubin import Pooled, pool
 
@@ -99,11 +100,12 @@ def _pooled(same: Sequence[Estimate], notes: Sequence[str]) -> Estimate:
     known = [v for v in values if v is not None]
     warnings = list(dict.fromkeys([*notes, *(w for e in same for w in e.warnings)]))
     parameters = first.parameters.model_copy(update={"imputations": m})
+    assumed = {"assumptions": [*first.assumptions, *IMPUTATION], "parameters": parameters}
     if first.estimate is not None and len({_result(e) for e in same}) == 1:
-        return first.model_copy(update={"parameters": parameters, "warnings": [*warnings, UNMOVED]})
+        return first.model_copy(update={**assumed, "warnings": [*warnings, UNMOVED]})
     fields: dict[str, object] = {
         "method": f"{first.method}; {m} imputations, Rubin's rules",
-        "parameters": parameters,
+        **assumed,
         "coefficients": _coefficients(same),
         **dict.fromkeys(("estimate", "log_estimate", "se", "ci_low", "ci_high", "p_value", "df")),
     }

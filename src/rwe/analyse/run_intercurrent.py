@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwe.analyse.assumptions import of_model
 from rwe.analyse.run_emulation import FEWEST_EFFECTIVE
 from rwe.analyse.run_groups import CONFOUNDED, few_events
 from rwe.analyse.tasks import Findings, PrimaryRows, Task, TooLittleError, defined, make_estimate
@@ -66,6 +67,7 @@ def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings
                 *few_events(task, rows.counts(), len(fit.names), has_ratio=hr.estimate is not None),
                 *([] if a.adjusted_for else [CONFOUNDED]),
             ],
+            assumptions=[*of_model(task), *found.assumptions],
             parameters=task.parameters(weight_model="cox_of_events"),
             effect_type="conditional" if a.adjusted_for or fit.strata else "marginal",
             estimate=hr.estimate,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rwe.analyse.assumptions import of_model, of_one_group, of_test, of_time_zero
 from rwe.analyse.run_groups import CONFOUNDED, few_events
 from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, make_estimate
 from rwe.evidence.contract import Coefficient
 from rwe.survival.cox import exposure_data
 from rwe.survival.data import CountingProcess
-from rwe.survival.firth import exposure_firth
+from rwe.survival.firth import PENALTY, exposure_firth
 from rwe.survival.permutation import exposure_permutation
 from rwe.survival.rmst import ArmMean, exposure_rmst
 
@@ -26,6 +27,7 @@ def run_firth(task: Task, rows: CountingProcess, findings: Findings) -> None:
             "hazard_ratio",
             f"{fit.method}, {fit.ties.capitalize()} ties",
             warnings=[*fit.warnings, *few_events(task, rows.counts(), len(fit.names)), *caveats],
+            assumptions=[*of_model(task), PENALTY],
             effect_type="conditional" if task.analysis.adjusted_for or fit.strata else "marginal",
             parameters=task.parameters(ties=fit.ties),
             estimate=hr.estimate,
@@ -66,6 +68,7 @@ def run_permutation(task: Task, rows: CountingProcess, findings: Findings) -> No
             "p_value",
             f"{test.method}, {exactness}",
             warnings=test.warnings,
+            assumptions=[*of_time_zero(task), *test.assumptions],
             estimate=test.p_value,
             se=test.error,
             se_scale=None if test.error is None else "natural",
@@ -97,6 +100,7 @@ def run_rmst(task: Task, rows: CountingProcess, findings: Findings) -> None:
                 "rmst_days",
                 found.method,
                 warnings=arm.warnings,
+                assumptions=of_one_group(task),
                 contrast=task.contrast(strategy),
                 parameters=at,
                 **_mean(arm, level, found.ci_method),
@@ -111,6 +115,7 @@ def run_rmst(task: Task, rows: CountingProcess, findings: Findings) -> None:
             "rmst_difference_days",
             found.method,
             warnings=[*found.warnings, *([] if task.is_biased else [CONFOUNDED])],
+            assumptions=of_test(task),
             parameters=at,
             effect_type="marginal",
             estimate=found.difference,

@@ -262,6 +262,7 @@ def make_estimate(
     method: str,
     *,
     warnings: Sequence[str] = (),
+    assumptions: Sequence[str] = (),
     **values: object,
 ) -> Estimate:
     """An estimate with everything its task already knows; a number that is not given is null."""
@@ -291,6 +292,7 @@ def make_estimate(
         "events_by_strategy": events_by,
         "status": "refused" if method == "refused" else "ok",
         "is_biased": task.is_biased,
+        "assumptions": [] if method == "refused" else list(assumptions),
         "warnings": list(dict.fromkeys(said)),
     }
     return Estimate.model_validate({**fields, **values})
@@ -313,6 +315,7 @@ def effect_estimate(
     *,
     method: str,
     warnings: Sequence[str] = (),
+    assumptions: Sequence[str] = (),
     **values: object,
 ) -> Estimate:
     """An estimate of what an estimator returned as an effect."""
@@ -322,6 +325,7 @@ def effect_estimate(
         estimand,
         method,
         warnings=[*warnings, *effect.warnings],
+        assumptions=assumptions,
         estimate=defined(effect.estimate),
         log_estimate=effect.log_estimate,
         se=effect.se,

@@ -261,6 +261,7 @@ class Estimate(Part):
     coefficients: list[Coefficient] = Field(default=[])
     status: Literal["ok", "refused", "did_not_converge"]
     is_biased: bool
+    assumptions: list[str] = Field(default=[], description="What must hold for it to be what it says.")
     warnings: list[str]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -250,3 +250,35 @@ def coefficients(evidence: Evidence, names: Names) -> list[CoefficientRow]:
         for i, e in enumerate(evidence.estimates, start=1)
         for c in e.coefficients
     ]
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the estimates with these numbers (`1–3, 7`) assume."""
+
+    numbers: str
+    analyses: str
+    assumptions: tuple[str, ...]
+
+
+def assumed(evidence: Evidence) -> list[Assumed]:
+    """Each set of assumptions once, with the estimates that rest on it, in the order of the evidence."""
+    groups: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    for i, e in enumerate(evidence.estimates, start=1):
+        if e.assumptions:
+            groups.setdefault(tuple(e.assumptions), []).append((i, ANALYSES[e.analysis]))
+    return [
+        Assumed(ranges([i for i, _ in of]), "; ".join(dict.fromkeys(a for _, a in of)), assumptions)
+        for assumptions, of in groups.items()
+    ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, runs of them shortened: `1–3, 7`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)

@@ -15,7 +15,7 @@ from rwe.report import contrasts, formats, safety, tables, words
 from rwe.report.autopsy import AutopsyShown, autopsy
 from rwe.report.curves import CurveReading, CurveSet, curve_sets, curves_svg, readings, survival_name
 from rwe.report.diagnostics import DiagnosticsShown, diagnostics
-from rwe.report.estimates import coefficients, estimates
+from rwe.report.estimates import assumed, coefficients, estimates
 from rwe.report.federated import federated
 from rwe.report.forest import forest_groups, forest_svg
 from rwe.report.grid import grid
@@ -100,6 +100,7 @@ def render_report(evidence: Evidence) -> str:
             estimates=estimates(evidence, names),
             has_copies=any(e.contrast.groups == "follows_strategy" for e in evidence.estimates),
             coefficients=coefficients(evidence, names),
+            assumed=assumed(evidence),
             resource_types=tables.resource_types(evidence),
         )
     )

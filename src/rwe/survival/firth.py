@@ -35,10 +35,11 @@ from rwe.survival.data import (
 
 METHOD = "Cox model with Firth's penalty"
 CI_METHOD = "profile penalised likelihood"
+PENALTY = "The penalty draws the estimate towards no effect, the more so the fewer the events."
 ASSUMPTIONS = (
     "Proportional hazards.",
     "Censoring is independent of prognosis, given the covariates.",
-    "The penalty draws the estimate towards no effect, the more so the fewer the events.",
+    PENALTY,
 )
 
 _MAX_ITERATIONS = 200
