@@ -42,6 +42,7 @@ from rwe.survival.effects import Effect, bootstrap_effect, wald_effect
 from rwe.survival.hazard_model import HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import HistoryRows
 from rwe.survival.logistic import fit_logistic
+from rwe.survival.propensity import with_sites
 
 METHOD = "AIPTW: logistic propensity, Cox models of outcome and censoring in each group"
 VARIANCE = "efficient influence function"
@@ -100,6 +101,7 @@ def aiptw_survival(
     horizons: Sequence[float],
     outcome_covariates: Sequence[str] | None = None,
     propensity_covariates: Sequence[str] | None = None,
+    site_indicators: bool = False,
     replicates: int = 0,
     seed: int = 0,
     workers: int | None = None,
@@ -111,7 +113,8 @@ def aiptw_survival(
     `replicates` of the bootstrap, patients drawn within sites; 0: the variance of the influence function.
 
     `outcome_covariates` and `propensity_covariates` are the subsets of the covariates that enter the outcome
-    model, and those of propensity and censoring; all by default.
+    model, and those of propensity and censoring; all by default. `site_indicators`: the sites enter all three
+    models, each with a coefficient, so that either model of them can be the right one.
 
     Raises NotEstimableError where a group is empty or nobody of it is followed to a horizon, or covariates
     are collinear; SurvivalDataError for an unknown covariate or a horizon not after the landmark.
@@ -120,8 +123,11 @@ def aiptw_survival(
         raise SurvivalDataError("a horizon is not after the landmark")
     rows = landmark_split(table, day, covariates, time_varying)
     rows.require_both_groups()
-    outcome_names = rows.names if outcome_covariates is None else tuple(outcome_covariates)
-    propensity_names = rows.names if propensity_covariates is None else tuple(propensity_covariates)
+    given = rows.names
+    rows = with_sites(rows) if site_indicators else rows
+    sites = rows.names[len(given) :]
+    outcome_names = (*(given if outcome_covariates is None else outcome_covariates), *sites)
+    propensity_names = (*(given if propensity_covariates is None else propensity_covariates), *sites)
     propensity_X = _columns(rows, propensity_names)
     scaled = _scaled(propensity_X)
     fit = fit_logistic(scaled, rows.exposed)

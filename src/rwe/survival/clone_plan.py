@@ -28,7 +28,7 @@ from rwe.survival.clones import ArmClones, Clones
 from rwe.survival.data import BoolArray, FloatArray, IntArray, frozen_floats, frozen_ints
 from rwe.survival.hazard_model import LARGEST, HazardFit, HazardModel, fit_hazard, hazard_model
 from rwe.survival.histories import HistoryRows
-from rwe.survival.logistic import LogisticFit, fit_logistic
+from rwe.survival.logistic import LogisticFit, fit_logistic, overlap_of
 from rwe.survival.weighted_curves import WeightedCurve, arm_log_hazard_ratio, weighted_curve
 
 TreatedModel = Literal["cox", "logistic"]
@@ -124,6 +124,16 @@ def clone_plan(
         horizon=float(horizon),
         truncate_percentile=truncate_percentile,
     )
+
+
+def grace_overlap(clones: Clones) -> tuple[int, int] | None:
+    """Of those followed beyond g and not excused, how many (not started by g, started) overlap.
+
+    By the covariates as just before g, whatever the model of the weights; as `logistic.overlap_of`.
+    """
+    followed = clones.patients.stop2[clones.at_grace] > clones.grace2
+    started = clones.started_by_grace[clones.at_grace][followed]
+    return overlap_of(clones.X_at_grace[followed], started)
 
 
 def fit_weights(plan: ClonePlan, counts: FloatArray) -> WeightFits:

@@ -20,6 +20,9 @@ _DECREMENT_FLAT = 1e-8
 #: Decrement below which a step that no longer helps is rounding: the estimate is good to 1e-6 of its SE.
 _DECREMENT_FLOOR = 1e-12
 _STILL_MOVES = 0.1
+#: How far a step may move the linear predictor over a covariate's range. A longer one can land where the sums
+#: round to 0 and look like an optimum, though the likelihood rises for ever.
+_LONGEST_STEP = 3.0
 #: Share of a covariate's information left by the others, below which it is collinear (R: eps^0.75).
 _COLLINEAR = float(np.finfo(np.float64).eps ** 0.75)
 
@@ -84,6 +87,7 @@ def maximise(sets: RiskSets, null: Evaluation) -> Optimum:
         step = _newton_step(here, free)
         if step is None:
             break
+        step = step / max(1.0, float(np.max(np.abs(step) * spread)) / _LONGEST_STEP)
         decrement = float(here.score @ step)
         moving = free & (np.abs(step) * spread > _STILL_MOVES)
         if decrement < _DECREMENT_FLAT and moving.any():

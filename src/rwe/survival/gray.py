@@ -208,9 +208,9 @@ def _arm_variance(
     deaths = rise[here] * total[here]
     # Events of the cause are `deaths` among so many patients of this group's kind.
     effective = total[here] * s
-    tied = 1 - np.maximum(deaths - 1, 0) / np.maximum(effective - 1, 1e-300)
+    tied = np.where(deaths > 1, 1 - (deaths - 1) / np.where(effective == 1, np.inf, effective - 1), 1.0)
     own = kernel[here] + later[here] * (1 - ratio)
-    by_cause = own**2 * s * rise[here] / y * np.where(effective > deaths, tied, 0.0)
+    by_cause = own**2 * s * rise[here] / y * tied
     other = arm.other[here]
     tied_other = np.where(y > 1, (y - other) / np.maximum(y - 1, 1), 1.0)
     by_other = (later[here] * ratio) ** 2 * s**2 * other / y**2 * tied_other

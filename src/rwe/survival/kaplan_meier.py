@@ -27,6 +27,7 @@ from rwe.survival.data import (
     frozen_floats,
     frozen_ints,
 )
+from rwe.survival.rows import checked_rows
 
 ConfidenceType = Literal["log", "log-log"]
 
@@ -112,9 +113,14 @@ def kaplan_meier(
     An early empty risk set (all enter late) leaves the curve where it is. If all who are at risk early die,
     it is 0 from then on, whoever enters later: that is the estimate, and it carries a warning.
 
-    Raises SurvivalDataError for missing values, entry on or after stop, or a level outside (0, 1).
+    Raises SurvivalDataError as `rows.checked_rows`, and for a level outside (0, 1).
     """
-    stop_days, is_event, entry_days = _checked(stop, event, entry, start_time, level)
+    if not np.isfinite(start_time):
+        raise SurvivalDataError("a time is missing or infinite")
+    if not 0 < level < 1:
+        raise SurvivalDataError(f"the confidence level {level} is not between 0 and 1")
+    one_group = np.zeros(np.shape(stop), dtype=bool)
+    stop_days, is_event, _, entry_days = checked_rows(stop, event, one_group, entry)
     kept = stop_days >= start_time
     stop_days, is_event, entry_days = stop_days[kept], is_event[kept], entry_days[kept]
     time = np.unique(np.concatenate([stop_days, entry_days[entry_days > start_time]]))
@@ -209,24 +215,6 @@ def median_follow_up(table: CohortTable, *, level: float = 0.95) -> Median:
     """
     died = table.patients["is_event"].to_numpy(dtype=bool)
     return median(kaplan_meier(follow_up_days(table), ~died, level=level))
-
-
-def _checked(
-    stop: npt.ArrayLike, event: npt.ArrayLike, entry: npt.ArrayLike | None, start_time: float, level: float
-) -> tuple[FloatArray, BoolArray, FloatArray]:
-    stop_days = np.asarray(stop, dtype=np.float64)
-    is_event = np.asarray(event, dtype=bool)
-    entry_days = np.zeros_like(stop_days) if entry is None else np.asarray(entry, dtype=np.float64)
-    if not stop_days.shape == is_event.shape == entry_days.shape or stop_days.ndim != 1:
-        raise SurvivalDataError("stop, event and entry have not one length")
-    if not (np.isfinite(stop_days).all() and np.isfinite(entry_days).all() and np.isfinite(start_time)):
-        raise SurvivalDataError("a time is missing or infinite")
-    if (entry_days >= stop_days).any():
-        count = int((entry_days >= stop_days).sum())
-        raise SurvivalDataError(f"{count} rows enter on or after the time they leave")
-    if not 0 < level < 1:
-        raise SurvivalDataError(f"the confidence level {level} is not between 0 and 1")
-    return stop_days, is_event, entry_days
 
 
 def _limits(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from rwe.survival.data import BoolArray, CountingProcess, FloatArray, SurvivalDataError
+from rwe.survival.rows import checked_rows
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def logrank(
     With `strata` the sums are taken inside each stratum and added. `n` is patients by group where several
     rows belong to one; rows are counted otherwise.
 
-    Raises SurvivalDataError for missing times, a group other than 0 and 1, or entry on or after stop.
+    Raises SurvivalDataError as `rows.checked_rows`, and for strata of another length.
     """
-    stop_days, is_event, is_one, entry_days = _checked(stop, event, group, entry)
+    stop_days, is_event, is_one, entry_days = checked_rows(stop, event, group, entry)
     codes = np.zeros(len(stop_days), dtype=np.int64)
     if strata is not None:
         codes = np.unique(np.asarray(strata), return_inverse=True)[1].astype(np.int64)
@@ -126,22 +127,3 @@ def _why_undefined(events: int) -> str:
     if events == 0:
         return "There is no event, so no test."
     return "At no event were both groups at risk (with more than one patient), so there is no test."
-
-
-def _checked(
-    stop: npt.ArrayLike, event: npt.ArrayLike, group: npt.ArrayLike, entry: npt.ArrayLike | None
-) -> tuple[FloatArray, BoolArray, BoolArray, FloatArray]:
-    stop_days = np.asarray(stop, dtype=np.float64)
-    groups = np.asarray(group)
-    is_event = np.asarray(event, dtype=bool)
-    entry_days = np.zeros_like(stop_days) if entry is None else np.asarray(entry, dtype=np.float64)
-    if not len(stop_days) == len(groups) == len(is_event) == len(entry_days):
-        raise SurvivalDataError("stop, event, group and entry have not one length")
-    if not (np.isfinite(stop_days).all() and np.isfinite(entry_days).all()):
-        raise SurvivalDataError("a time is missing or infinite")
-    if not np.isin(groups, [0, 1]).all():
-        raise SurvivalDataError("a group is neither 0 nor 1")
-    if (entry_days >= stop_days).any():
-        count = int((entry_days >= stop_days).sum())
-        raise SurvivalDataError(f"{count} rows enter on or after the time they leave")
-    return stop_days, is_event, groups.astype(bool), entry_days

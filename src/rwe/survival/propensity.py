@@ -19,7 +19,7 @@ seed=protocol.seed)` for each landmark; horizon and times count from the landmar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,7 +42,8 @@ from rwe.survival.data import (
     landmark_split,
 )
 from rwe.survival.effects import defined
-from rwe.survival.logistic import LogisticFit, fit_logistic
+from rwe.survival.histories import SITE_COLUMN
+from rwe.survival.logistic import LogisticFit, fit_logistic, overlap_of
 from rwe.survival.weight_diagnostics import (
     Stratum,
     WeightDiagnostics,
@@ -92,7 +93,11 @@ class PropensityRange:
 
 @dataclass(frozen=True)
 class LandmarkWeighted:
-    """Result of `landmark_weighted`. Pairs are (not started, started); times count from the landmark."""
+    """Result of `landmark_weighted`. Pairs are (not started, started); times count from the landmark.
+
+    `in_overlap`: the patients whom the covariates do not tell apart, where they do so with others without
+    error (see `logistic.overlapping`); None where they tell nobody apart.
+    """
 
     day: int
     kind: Kind
@@ -110,6 +115,7 @@ class LandmarkWeighted:
     warnings: tuple[str, ...]
     effect_type: str = "marginal"
     data: CoxData | None = field(default=None, repr=False, compare=False)
+    in_overlap: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ def landmark_weighted(
     rows = landmark_split(table, day, covariates, time_varying)
     rows.require_both_groups()
     order = np.argsort(-rows.stop, kind="stable")
-    names, X, notes = _design(rows, site_indicators)
+    names, X, notes = _design(with_sites(rows) if site_indicators else rows)
     plan = _plan(rows, X, order, kind=kind, times=(*times, *band_days), horizon=horizon_days)
     draws = None
     if replicates:
@@ -188,6 +194,17 @@ def propensity_weights(probability: FloatArray, started: BoolArray, kind: Kind) 
     """Weights of each patient, given the probability of having started."""
     own = np.where(started, probability, 1 - probability)
     return np.asarray(1 / np.maximum(own, _TINY) if kind == "iptw" else 1 - own)
+
+
+def with_sites(rows: CountingProcess) -> CountingProcess:
+    """The rows with a 0/1 covariate for each site but the first."""
+    others = sorted(set(rows.site.tolist()))[1:]
+    columns = [rows.X, *((rows.site == s).astype(np.float64)[:, None] for s in others)]
+    return replace(
+        rows,
+        X=frozen_floats(np.hstack(columns)),
+        names=(*rows.names, *(f"{SITE_COLUMN}{s}" for s in others)),
+    )
 
 
 def balance_of(
@@ -298,6 +315,7 @@ def _result(
             *_unbalanced(balance),
         ),
         data=data,
+        in_overlap=overlap_of(plan.X, plan.started),
     )
 
 
@@ -333,14 +351,8 @@ def _plan(
     )
 
 
-def _design(
-    rows: CountingProcess, site_indicators: bool
-) -> tuple[tuple[str, ...], FloatArray, tuple[str, ...]]:
+def _design(rows: CountingProcess) -> tuple[tuple[str, ...], FloatArray, tuple[str, ...]]:
     names, X = rows.names, rows.X
-    if site_indicators:
-        others = sorted(set(rows.site.tolist()))[1:]
-        X = np.hstack([X, *((rows.site == s).astype(np.float64)[:, None] for s in others)])
-        names = (*names, *(f"site {s}" for s in others))
     varies = np.array([np.ptp(x) > 0 for x in X.T], dtype=bool)
     notes = tuple(
         f"{n} has one value only at the landmark: it was left out of the propensity."

@@ -13,6 +13,7 @@ from scipy.special import chdtri
 
 from rwe.survival.data import CohortTable, exposure_split
 from rwe.survival.first_events import first_events
+from rwe.survival.tables import numbers
 
 DAYS_PER_YEAR = 365.25
 
@@ -48,10 +49,14 @@ def first_event_rates(
     """Rates (while not exposed, while exposed) of a non-fatal event, by the day of each patient's first one.
 
     `first_day` follows the table's patients (NaN: none). A patient is at risk until the first event or the
-    end of follow-up; a start of treatment after the event has no time at risk.
+    end of follow-up; a start of treatment on the day of the event or later has no time at risk: exposure
+    begins at the end of its day.
     """
     days = np.asarray(first_day, dtype=np.float64)
-    events = first_events(table, {"event": days}, death="end")
+    start = numbers(table.patients, "start_day", "patients")
+    # Here, for the event ends follow-up below: a start on the last day is taken to be half a day earlier.
+    before = table.patients.assign(start_day=np.where(start >= days, np.nan, start))
+    events = first_events(CohortTable(before, table.changes), {"event": days}, death="end")
     rows = exposure_split(events.table)
     is_event = rows.event & (events.cause[rows.patient] == 1)
     found = []

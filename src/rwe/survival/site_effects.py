@@ -76,11 +76,12 @@ def common_effect(
     for site in np.unique(sites):
         here = sites == site
         information = _information(model, here)
-        if information[0, 0] <= 0:
+        floor = _rounding(model, here)
+        if information[0, 0] <= floor[0]:
             silent.append(str(site))
             continue
         contributing.append(str(site))
-        for j in _independent(information):
+        for j in _independent(information, floor):
             centred = model.X[:, j] - model.X[here, j].mean()
             columns.append(np.where(here, centred, 0.0))
             names.append(f"{model.names[j]} at {site}")
@@ -102,7 +103,9 @@ def site_interaction(data: CountingProcess, *, ties: Ties = "efron", robust: boo
     robust = robust or data.trial is not None
     model = exposure_data(data, stratify_by_site=True)
     sites = data.site.astype(str)
-    telling = [s for s in np.unique(sites) if _information(model, sites == s)[0, 0] > 0]
+    telling = [
+        s for s in np.unique(sites) if _information(model, sites == s)[0, 0] > _rounding(model, sites == s)[0]
+    ]
     if len(telling) < 2:
         raise NotEstimableError("fewer than two sites have both groups at risk when there is an event")
     used = np.isin(sites, telling)
@@ -165,12 +168,18 @@ def _information(model: CoxData, here: BoolArray) -> FloatArray:
     return np.asarray(sum((p.information for p in parts), np.zeros((len(model.names),) * 2)))
 
 
-def _independent(information: FloatArray) -> list[int]:
+def _rounding(model: CoxData, here: BoolArray) -> FloatArray:
+    """Up to which information (p) a site says nothing: what rounding leaves where risk sets are alike."""
+    spread = np.ptp(model.X[here], axis=0)
+    return np.where(spread > 0, _COLLINEAR * model.event[here].sum() * spread**2, np.inf)
+
+
+def _independent(information: FloatArray, floor: FloatArray) -> list[int]:
     """The covariates that have a coefficient of their own beside exposure, taken in their order."""
     chosen = [0]
     for j in range(1, len(information)):
         own = information[j, j]
-        if own <= 0:
+        if own <= floor[j]:
             continue
         block = information[np.ix_(chosen, chosen)]
         cross = information[chosen, j]
