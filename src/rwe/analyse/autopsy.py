@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rwe.analyse.planned import adjusted_cox, hazard_ratio_of, planned
+from rwe.analyse.tasks import Task
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
 from rwe.evidence.parts import AutopsyStep, BiasAutopsy
-from rwe.study import Analysis, Protocol
+from rwe.study import Protocol
 from rwe.survival.cox import exposure_cox
 from rwe.survival.data import CohortTable, CountingProcess, exposure_split, naive_split
 from rwe.survival.immortal import immortal_time, without_immortal_days
@@ -37,7 +39,7 @@ def bias_autopsy(protocol: Protocol, table: CohortTable, estimates: Sequence[Est
     """Count the immortal days, and lead from the naive ratio to the weighted one if `estimates` have it."""
     found = immortal_time(table)
     steps = [_run(stage, protocol) for stage in _stages(protocol, table)]
-    weighted = _weighted(estimates)
+    weighted = _weighted(protocol, table, estimates)
     return BiasAutopsy(
         starters=found.patients,
         immortal_days=found.days,
@@ -75,7 +77,7 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
             lambda: exposure_split(table),
         ),
     ]
-    model = _adjusted_model(protocol)
+    model = adjusted_cox(protocol)
     if model is not None:
         statuses = protocol.statuses()
         fixed = [n for n in model.adjusted_for if n not in statuses]
@@ -95,13 +97,6 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
             )
         )
     return stages
-
-
-def _adjusted_model(protocol: Protocol) -> Analysis | None:
-    """The adjusted time-dependent model that the protocol asks for, the primary one first."""
-    asked = [a for a in protocol.analyses if a.analysis == "time_dependent_cox" and a.adjusted_for]
-    asked = [a for a in asked if a.status_after_start == "follow"]
-    return min(asked, key=lambda a: a.role != "primary", default=None)
 
 
 def _run(stage: _Stage, protocol: Protocol) -> AutopsyStep:
@@ -131,10 +126,10 @@ def _run(stage: _Stage, protocol: Protocol) -> AutopsyStep:
     )
 
 
-def _weighted(estimates: Sequence[Estimate]) -> AutopsyStep | None:
-    """The clone-censor-weight ratio of all sites, if the protocol asked for one."""
-    kinds = [e for e in estimates if e.analysis == "clone_censor_weight" and e.estimand == "hazard_ratio"]
-    found = min((e for e in kinds if e.site is None), key=lambda e: e.role != "primary", default=None)
+def _weighted(protocol: Protocol, table: CohortTable, estimates: Sequence[Estimate]) -> AutopsyStep | None:
+    """The clone-censor-weight ratio of all sites, if the protocol asked its own question by one."""
+    asked = planned(protocol, "clone_censor_weight")
+    found = hazard_ratio_of(estimates, Task(protocol, asked[0], table, None)) if asked else None
     if found is None:
         return None
     return AutopsyStep(

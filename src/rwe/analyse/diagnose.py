@@ -63,12 +63,11 @@ def diagnose(
     primary = next((e for e in findings.estimates if is_the_answer(e)), None)
     model = _model(protocol, notes)
     rows = _try("The model's rows", notes, lambda: _rows(protocol, model, table)) if model else None
-    by_site = model is not None and "site" in model.stratify_by
     hazards: list[HazardsTest] = []
     subgroups: list[Subgroup] = []
-    if rows is not None:
-        hazards = _try("Proportional hazards", notes, lambda: _hazards(rows, by_site)) or []
-        subgroups = list(_subgroups(protocol, table, rows, by_site, notes))
+    if rows is not None and model is not None:
+        hazards = _try("Proportional hazards", notes, partial(_hazards, model, rows)) or []
+        subgroups = list(_subgroups(protocol, model, table, rows, notes))
     positivity = positivity_at_landmarks(protocol, table)
     notes += positivity.notes
     balance = findings.balanced()
@@ -89,10 +88,16 @@ def diagnose(
             for _, found in weighted
             for s in found.positivity
         ],
-        unmeasured_confounding=_confounding(primary) if primary else None,
-        lost_deaths=_lost_deaths(primary, table, notes),
+        unmeasured_confounding=_try("Unmeasured confounding", notes, partial(_confounding, primary))
+        if primary
+        else None,
+        lost_deaths=_lost_deaths(protocol, findings.answer, table, notes),
         misclassification=list(_misclassified(protocol, primary, notes)) if primary else [],
-        detectable=_try("The detectable effect", notes, lambda: detectable_effect(table, primary)),
+        detectable=_try(
+            "The detectable effect",
+            notes,
+            lambda: detectable_effect(table, primary, level=protocol.confidence_level),
+        ),
         subgroups=subgroups,
         notes=notes,
         overlap=list(positivity.overlap),
@@ -144,8 +149,9 @@ def _try(what: str, notes: list[str], ask: Callable[[], _T]) -> _T | None:
         return None
 
 
-def _hazards(rows: CountingProcess, by_site: bool) -> list[HazardsTest]:
-    found = exposure_proportional_hazards(rows, stratify_by_site=by_site)
+def _hazards(model: Analysis, rows: CountingProcess) -> list[HazardsTest]:
+    by_site = "site" in model.stratify_by
+    found = exposure_proportional_hazards(rows, stratify_by_site=by_site, ties=model.ties)
     return [
         HazardsTest(
             covariate="exposure" if t.name == EXPOSURE else t.name,
@@ -219,32 +225,39 @@ def _confounding(primary: Estimate) -> UnmeasuredConfounding | None:
     )
 
 
-def _lost_deaths(primary: Estimate | None, table: CohortTable, notes: list[str]) -> TippingPoint | None:
-    """Only beside an unadjusted primary analysis: the log-rank test it rests on is not adjusted either."""
-    if primary is not None and primary.parameters.adjusted_for:
+def _lost_deaths(
+    protocol: Protocol, answer: Task | None, table: CohortTable, notes: list[str]
+) -> TippingPoint | None:
+    """Only beside an unadjusted answer: the log-rank test it rests on is not adjusted either."""
+    if answer is not None and answer.analysis.adjusted_for:
         notes.append(
             "How many of the lost had to have died is not told: the test for it is not adjusted, and the "
             "primary analysis is."
         )
         return None
-    found = _try("Deaths among the lost", notes, lambda: lost_deaths_tipping_point(exposure_split(table)))
+    level = protocol.confidence_level
+    found = _try(
+        "Deaths among the lost", notes, lambda: lost_deaths_tipping_point(exposure_split(table), level=level)
+    )
     if found is None:
         return None
     return TippingPoint(group=found.group, deaths=found.deaths, censored=found.censored)
 
 
-def detectable_effect(table: CohortTable, primary: Estimate | None = None) -> Detectable:
-    """What this study could show: by the standard error of its estimate, else by its events.
+def detectable_effect(
+    table: CohortTable, primary: Estimate | None = None, *, level: float = 0.95
+) -> Detectable:
+    """What this study could show at this level: by the standard error of its estimate, else by its events.
 
     Raises NotEstimableError without events, or with one group only.
     """
     rows = exposure_split(table)
     counts = rows.counts()
     events, share = counts.events_exposed + counts.events_unexposed, share_at_deaths(rows)
-    found = minimum_detectable_effect(events, share)
+    found = minimum_detectable_effect(events, share, level=level)
     low, high = found.protective, found.harmful
     if primary is not None and primary.se and primary.se_scale == "log":
-        reach = float(ndtri(0.975) + ndtri(found.power)) * primary.se
+        reach = float(ndtri(0.5 + level / 2) + ndtri(found.power)) * primary.se
         low, high = math.exp(-reach), math.exp(reach)
     return Detectable(
         events=found.events, share_exposed=share, power=found.power, protective=low, harmful=high
@@ -255,13 +268,13 @@ def _misclassified(protocol: Protocol, primary: Estimate, notes: list[str]) -> I
     review = protocol.chart_review
     if review is None or primary.log_estimate is None or not primary.se:
         return
-    log_hr, se, seed = primary.log_estimate, primary.se, protocol.seed
+    log_hr, se, seed, level = primary.log_estimate, primary.se, protocol.seed, protocol.confidence_level
     if review.starts is not None:
         starts = review.starts
         found = _try(
             "Misclassified starts",
             notes,
-            lambda: misclassified_exposure(log_hr, se, _chart(starts), seed=seed),
+            lambda: misclassified_exposure(log_hr, se, _chart(starts), level=level, seed=seed),
         )
         yield from _told("exposure", starts, found)
     if review.deaths_treated is not None and review.deaths_control is not None:
@@ -270,7 +283,7 @@ def _misclassified(protocol: Protocol, primary: Estimate, notes: list[str]) -> I
             "Misclassified deaths",
             notes,
             lambda: misclassified_deaths(
-                log_hr, se, exposed=_chart(treated), unexposed=_chart(control), seed=seed
+                log_hr, se, exposed=_chart(treated), unexposed=_chart(control), level=level, seed=seed
             ),
         )
         both = Review(
@@ -299,7 +312,7 @@ def _told(what: str, review: Review, found: MisclassificationAnalysis | None) ->
 
 
 def _subgroups(
-    protocol: Protocol, table: CohortTable, rows: CountingProcess, by_site: bool, notes: list[str]
+    protocol: Protocol, model: Analysis, table: CohortTable, rows: CountingProcess, notes: list[str]
 ) -> Iterable[Subgroup]:
     for asked in protocol.subgroups:
         values = numbers(table.patients, asked.covariate, "patients")
@@ -310,7 +323,9 @@ def _subgroups(
             rows,
             named,
             name=asked.covariate,
-            stratify_by_site=by_site,
+            stratify_by_site="site" in model.stratify_by,
+            ties=model.ties,
+            robust=model.variance == "robust",
             level=protocol.confidence_level,
         )
         found = _try(f"Subgroup {asked.name}", notes, ask)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rwe.analyse.planned import hazard_ratio_of, is_of
 from rwe.analyse.run_groups import FEW_EVENTS_IN_A_GROUP
 from rwe.analyse.run_imputed import imputed_tables, is_imputed
 from rwe.analyse.run_small import firth_rows
@@ -81,7 +82,7 @@ def downgrade(asked: Task, failure: RweError | None, own: slice, findings: Findi
     if reason is None:
         return
     keeps = reason.keeps_covariates and _carries(task, rows)
-    firth = _firth(asked, keeps=keeps)
+    firth = firth_in_place_of(asked.analysis, asked.landmark, keeps=keeps)
     stand_in = _stand_in(replace(asked, analysis=firth), findings, run)
     if stand_in is None:
         return
@@ -92,6 +93,7 @@ def downgrade(asked: Task, failure: RweError | None, own: slice, findings: Findi
     findings.estimates[at] = stand_in.model_copy(
         update={
             "role": "posthoc" if asked.is_posthoc else "primary",
+            "asked_role": "primary" if asked.is_posthoc else None,
             "downgraded_from": asked.analysis.analysis,
             "warnings": [words, *stand_in.warnings],
         }
@@ -150,14 +152,18 @@ def _carries(task: Task, rows: CountingProcess) -> bool:
     return not is_frozen and counts.events_exposed + counts.events_unexposed >= _events_wanted(task, rows)
 
 
-def _firth(asked: Task, *, keeps: bool) -> Analysis:
-    a = asked.analysis
+def firth_in_place_of(asked: Analysis, landmark: int | None, *, keeps: bool) -> Analysis:
+    """The analysis that stands in for a primary one. `keeps`: with its covariates, or without any.
+
+    What is not named here (robust variance, a status that is frozen, weights) does not go over to it.
+    """
+    a = asked
     return Analysis(
-        analysis="time_dependent_firth" if asked.landmark is None else "landmark_firth",
+        analysis="time_dependent_firth" if landmark is None else "landmark_firth",
         role=a.role,
         adjusted_for=a.adjusted_for if keeps else [],
         stratify_by=a.stratify_by,
-        landmarks=None if asked.landmark is None else [asked.landmark],
+        landmarks=None if landmark is None else [landmark],
         missing=a.missing if keeps else "complete_case",
         imputations=a.imputations if keeps else 20,
     )
@@ -165,28 +171,15 @@ def _firth(asked: Task, *, keeps: bool) -> Analysis:
 
 def _stand_in(task: Task, findings: Findings, run: Run) -> Estimate | None:
     """The estimate in question: one that the protocol asks for anyway, else of a run of its own."""
-    for e in findings.estimates:
-        if e.role == "sensitivity" and e.estimand == "hazard_ratio" and _is_of(e, task):
-            return e if e.estimate is not None else None
+    others = [e for e in findings.estimates if e.role == "sensitivity" and e.status != "refused"]
+    anyway = hazard_ratio_of(others, task)
+    if anyway is not None:
+        return anyway if anyway.estimate is not None else None
     apart = Findings()
     if run(task, apart) is not None:
         return None
     findings.estimates += apart.estimates
     return next((e for e in apart.estimates if e.estimate is not None), None)
-
-
-def _is_of(e: Estimate, task: Task) -> bool:
-    """Whether an estimate is what this task would give, as planned."""
-    p, a = e.parameters, task.analysis
-    is_plain = p.endpoint is None and p.salvage is None and p.variant is None and p.imputations is None
-    return (
-        is_plain
-        and e.site is None
-        and e.analysis == a.analysis
-        and p.adjusted_for == a.adjusted_for
-        and p.stratified_by == list(a.stratify_by)
-        and p.landmark_day == task.landmark
-    )
 
 
 def _exact_test(asked: Task, findings: Findings, run: Run) -> None:
@@ -196,7 +189,7 @@ def _exact_test(asked: Task, findings: Findings, run: Run) -> None:
         analysis="landmark_permutation", stratify_by=asked.analysis.stratify_by, landmarks=[day]
     )
     task = replace(asked, analysis=analysis, landmark=day)
-    if any(_is_of(e, task) for e in findings.estimates):
+    if any(is_of(e, task) for e in findings.estimates):
         return
     apart = Findings()
     run(task, apart)
@@ -230,5 +223,5 @@ def _other_question(asked: Task, firth: Analysis) -> str:
 def _demoted(e: Estimate, cannot: str) -> Estimate:
     """The estimate of the analysis that was asked for: no primary one any more, and it says why."""
     told = e.warnings if e.status == "refused" else [cannot, *e.warnings]
-    role = "sensitivity" if e.role == "primary" else e.role
-    return e.model_copy(update={"role": role, "warnings": told})
+    role, asked = ("sensitivity" if r == "primary" else r for r in (e.role, e.asked_role))
+    return e.model_copy(update={"role": role, "asked_role": asked, "warnings": told})

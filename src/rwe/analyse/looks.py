@@ -115,6 +115,7 @@ def _look(before: Before, now: _Now, change: Change | None, repeated: Repeated |
         n=evidence.cohort.n,
         events=sum(evidence.cohort.events_by_strategy.values()),
         analysis=primary.analysis if primary else None,
+        adjusted_for=primary.parameters.adjusted_for if primary else None,
         estimate=primary.estimate if primary else None,
         ci_low=primary.ci_low if primary else None,
         ci_high=primary.ci_high if primary else None,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rwe.analyse.downgrade import firth_in_place_of
 from rwe.analyse.plan import run_task
 from rwe.analyse.tasks import Findings, Task
 from rwe.errors import RweError
@@ -51,22 +52,24 @@ def answer_of(protocol: Protocol, estimates: Sequence[Estimate]) -> tuple[Answer
     ratios = [
         e for e in estimates if e.estimand == "hazard_ratio" and e.site is None and e.estimate is not None
     ]
-    primary = [e for e in ratios if e.role == "primary"]
+    primary = [e for e in ratios if e.is_the_answer or e.downgraded_from is not None]
     primary += [e for e in ratios if asked and e.role == "posthoc" and e.analysis == asked.analysis]
     if asked is None or not primary:
         return None
     found = primary[0]
     # As a sensitivity it is run on whatever there is, and without the bootstrap of an interval.
-    update: dict[str, object] = {"role": "sensitivity", "by_site": False}
-    if asked.replicates:
-        update["replicates"] = 0
-    if found.analysis != asked.analysis:
-        update |= {
-            "analysis": found.analysis,
-            "adjusted_for": found.parameters.adjusted_for,
-            "stratify_by": found.parameters.stratified_by,
-        }
-    return Answer(protocol, asked.model_copy(update=update), found.parameters.landmark_day), found
+    update = {"role": "sensitivity", "by_site": False, "replicates": 0}
+    gave = _that_gave(found, asked).model_copy(update=update)
+    return Answer(protocol, gave, found.parameters.landmark_day), found
+
+
+def _that_gave(found: Estimate, asked: Analysis) -> Analysis:
+    """The primary analysis that was asked for, or what the downgrade ran in its place: by its name alone the
+    two cannot be told apart, for Firth's model stands in for one with more covariates, too."""
+    if found.downgraded_from is None and found.analysis == asked.analysis:
+        return asked
+    p = found.parameters
+    return firth_in_place_of(asked, p.landmark_day, keeps=p.adjusted_for == asked.adjusted_for)
 
 
 def change_between(
@@ -87,7 +90,8 @@ def change_between(
     if answer is None:
         return change
     gave, estimate = answer
-    is_same = look is not None and look.analysis == estimate.analysis
+    model = (estimate.analysis, estimate.parameters.adjusted_for)
+    is_same = look is not None and (look.analysis, look.adjusted_for) == model
     steps = estimate_steps(
         gave,
         before,
@@ -163,10 +167,11 @@ class _Rows:
             self._then[name] = self._now[name]
 
     def take_exposure(self, corrected: _Flags, found: Moves) -> None:
-        """Starts and statuses of the days seen before, as they are known now."""
+        """Starts, progressions and statuses of the days seen before, as they are known now."""
         then, now = self._then, self._now
-        days = now["start_day"].where(now["start_day"] <= then["time_days"])
-        then["start_day"] = then["start_day"].where(~corrected, days)
+        for name in ("start_day", "salvage_start_day", "progression_day"):
+            days = now[name].where(now[name] <= then["time_days"])
+            then[name] = then[name].where(~corrected, days)
         self._corrected = frozenset(found.patients.index[corrected])
 
     def take_all(self, ids: Collection[str]) -> None:

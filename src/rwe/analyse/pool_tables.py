@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TypeVar
 
 import pandas as pd
@@ -93,7 +94,14 @@ def concatenated(parts: Sequence[StudyTables], dropped: Collection[str]) -> Stud
         response=_rows(parts, lambda p: p.response, dropped),
         attrition=_attrition([s for p in parts for s in p.attrition]),
         runs=[r for p in parts for r in p.runs],
+        data_cutoff=_end_of_data([p.data_cutoff for p in parts]),
     )
+
+
+def _end_of_data(days: Sequence[date | None]) -> date | None:
+    """The last day of care of all parts. Of a share it is not known, and then it is not of the whole."""
+    known = [d for d in days if d is not None]
+    return max(known) if len(known) == len(days) else None
 
 
 def _rows(

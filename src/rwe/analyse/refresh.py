@@ -14,11 +14,11 @@ from rwe.analyse.describe import (
     baseline_table,
     describe_codelists,
     describe_cohort,
-    describe_lock,
     describe_sites,
 )
 from rwe.analyse.diagnose import diagnose, is_the_answer
 from rwe.analyse.looks import Before, describe_history
+from rwe.analyse.outside_lock import describe_lock, mark_outside_lock, with_refreshes_before
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.pool import pooled_tables, without_cohort_changes
 from rwe.analyse.read import StudyTables, holds_study, read_study
@@ -103,7 +103,9 @@ def analyse(
     inputs = inputs_of(study, tables, read_lock(study), key=key, federated=federated.found)
     seal_open(workspace, study.name)
     if not force:
-        same = _same_as_newest(workspace, study, inputs)
+        # Under the lock: a refresh that ends meanwhile is newer, and `latest` must stay with it.
+        with locked(history_folder(workspace, study.name) / ".lock"):
+            same = _same_as_newest(workspace, study, inputs)
         if same is not None:
             return same
     evidence, primary = make_evidence(study, tables, created_at=datetime.now(UTC), progress=progress)
@@ -117,6 +119,7 @@ def analyse(
         evidence = evidence.model_copy(
             update={
                 "history": history,
+                "protocol_lock": with_refreshes_before(evidence.protocol_lock, past.looks),
                 "federated": federated.found,
                 "is_made_up": is_made_up,
                 "warnings": [*evidence.warnings, *federated.warnings],
@@ -290,6 +293,7 @@ def make_evidence(
         sensitivity_grid=grid,
         synthesis=synthesise(p, cohort, findings, tables.pooling),
     )
+    evidence = mark_outside_lock(evidence, lock, p)
     found = [e for e in findings.estimates if is_the_answer(e)]
     return evidence, (findings.primary, found[0]) if findings.primary and found else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from rwe.analyse.tasks import (
     BalanceAfter,
@@ -14,7 +15,9 @@ from rwe.analyse.tasks import (
     effect_estimate,
 )
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
+from rwe.survival.clone_plan import grace_overlap
 from rwe.survival.clone_rows import arm_cox_data
+from rwe.survival.clones import clone
 from rwe.survival.data import CountingProcess
 from rwe.survival.effects import Effect
 from rwe.survival.emulation import CloneCensorWeight, clone_censor_weight
@@ -23,6 +26,10 @@ from rwe.survival.weighted_curves import WeightedCurve
 
 FEWEST_EFFECTIVE = 10.0
 """Effective patients of an arm below which its weighted estimate is refused."""
+_ADVICE = "fewer covariates, a longer grace period, or truncate_percentile as a sensitivity"
+_NOBODY_ALIKE = (
+    "ask the question in patients who could have started and could have not, or adjust for fewer covariates"
+)
 
 
 def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
@@ -52,14 +59,14 @@ def emulated(task: Task, *, horizon: float) -> CloneCensorWeight:
 def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Start by the end of grace against no start by then (or never); see `rwe.survival.emulation`.
 
-    Raises NotEstimableError where the weights of an arm are worth fewer than ten patients.
+    Raises NotEstimableError as `refuse_few`, before any bootstrap.
     """
     a = task.analysis
-    found = emulated(task, horizon=task.horizon)
-    refuse_few(
-        found.weights,
-        advice="fewer covariates, a longer grace period, or truncate_percentile as a sensitivity",
-    )
+    once = replace(task, analysis=a.model_copy(update={"replicates": 0}))
+    found = emulated(once, horizon=task.horizon)
+    refuse_few(found.weights, in_overlap=_in_overlap(task, found.grace_days), advice=_ADVICE)
+    if a.replicates:
+        found = emulated(task, horizon=task.horizon)
     if a.role == "primary" and task.site is None and found.rows is not None:
         data = arm_cox_data(found.rows)
         findings.primary = PrimaryRows(data, "efron", is_robust=True, has_own_se=not a.replicates)
@@ -71,8 +78,35 @@ def run_clone_censor_weight(task: Task, rows: CountingProcess, findings: Finding
         findings.balance.append(balance)
 
 
-def refuse_few(weights: Sequence[WeightDiagnostics], *, advice: str) -> None:
-    """Raises TooLittleError where the weights of an arm are worth fewer than ten patients."""
+def _in_overlap(task: Task, grace_days: int) -> tuple[int, int] | None:
+    """As `grace_overlap`, of the task's patients."""
+    clones = clone(
+        task.table,
+        grace_days,
+        task.fixed,
+        task.time_varying,
+        unless=task.excuse,
+        site_indicators=task.by_site,
+    )
+    return grace_overlap(clones)
+
+
+def refuse_few(
+    weights: Sequence[WeightDiagnostics], *, in_overlap: tuple[int, int] | None = None, advice: str
+) -> None:
+    """Raises TooLittleError where fewer than ten patients of an arm can be compared.
+
+    That is by the worth of its weights, or by `in_overlap`: the patients of both arms whom covariates do not
+    tell apart, where they do so with others. Where they tell all apart weights tend to 1, and their worth
+    says nothing: the estimate is then the crude one.
+    """
+    if in_overlap is not None and min(in_overlap) < FEWEST_EFFECTIVE:
+        alike = min(in_overlap)
+        left = f"only {alike} {'is' if alike == 1 else 'are'}" if alike else "nobody is"
+        raise TooLittleError(
+            f"the covariates tell without error who started: {left} left in an arm to be compared",
+            advice=_NOBODY_ALIKE,
+        )
     fewest = min((w.effective_sample_size for w in weights), default=FEWEST_EFFECTIVE)
     if fewest < FEWEST_EFFECTIVE:
         raise TooLittleError(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rwe.analyse.plan import UNLOCKED, run_task
+from rwe.analyse.planned import grace_days, hazard_ratio_of
 from rwe.analyse.read import StudyTables, VariantTables
 from rwe.analyse.tasks import Findings, Task
 from rwe.errors import EvidenceError
@@ -106,11 +107,6 @@ def _landmark(protocol: Protocol, analysis: Analysis) -> int | None:
     return (analysis.landmarks or protocol.landmarks)[0]
 
 
-def _grace(protocol: Protocol, analysis: Analysis) -> int:
-    """The grace period of an analysis: its own before the protocol's."""
-    return protocol.strategies.treated.grace_days if analysis.grace_days is None else analysis.grace_days
-
-
 def _run(task: Task, progress: Progress) -> Estimate:
     """The hazard ratio alone: curves, survival and weights of a variant stay out of the evidence."""
     alone = Findings()
@@ -185,32 +181,11 @@ def _own_row(
 ) -> Iterable[GridRow]:
     """What the analysis gives under the protocol's own rules, as it stands among the estimates."""
     task = Task(protocol, analysis, cohort, None, _landmark(protocol, analysis))
-    found = [e for e in findings.estimates if _is_of(e, task)]
-    if found:
-        yield _numbers(found[0], analysis, None)
-
-
-def _is_of(e: Estimate, task: Task) -> bool:
-    """Whether an estimate is the hazard ratio that a task gave: every parameter that the task itself sets."""
-    a, own = task.analysis, task.parameters()
-    return (
-        e.analysis == a.analysis
-        and e.estimand == "hazard_ratio"
-        and e.site is None
-        and e.role in {a.role, "posthoc"}
-        and all(
-            getattr(e.parameters, name) == getattr(own, name)
-            for name in ("landmark_day", "adjusted_for", "stratified_by", "status_after_start")
-        )
-        and own.ties in (None, e.parameters.ties)
-        and e.parameters.grace_days in (None, _grace(task.protocol, a))
-        and all(getattr(e.parameters, name) is None for name in ("salvage", "endpoint", "variant"))
-        and all(
-            getattr(e.parameters, name) in (None, getattr(a, name))
-            for name in ("compared_with", "weight_for_loss", "truncate_percentile", "replicates")
-        )
-        and (e.variance_method is None or a.variance == "model" or e.variance_method.startswith("robust"))
-    )
+    # The answer and a sensitivity may be one model: each has its own row.
+    of_its_role = [e for e in findings.estimates if e.role in {analysis.role, "posthoc"}]
+    found = hazard_ratio_of(of_its_role, task)
+    if found is not None:
+        yield _numbers(found, analysis, None)
 
 
 def _row(e: Estimate, change: RuleChange, protocol: Protocol, analysis: Analysis, tried: _Tried) -> GridRow:
@@ -239,7 +214,7 @@ def _numbers(e: Estimate, analysis: Analysis, change: RuleChange | None) -> Grid
         ci_high=e.ci_high,
         ci_level=e.ci_level,
         reason=None if e.estimate is not None else " ".join(e.warnings),
-        is_posthoc=e.role == "posthoc",
+        is_posthoc=e.is_posthoc,
     )
 
 
@@ -252,7 +227,7 @@ def own_value(protocol: Protocol, analysis: Analysis, rule: RuleName) -> str:
         "gap_days": str(protocol.exposure.gap_days),
         "death_without_date": protocol.outcome.death_without_date,
         "censoring": f"{censoring.rule}{until}",
-        "grace_days": str(_grace(protocol, analysis)),
+        "grace_days": str(grace_days(protocol, analysis)),
         "landmark": str(_landmark(protocol, analysis)),
         "salvage": "apart",
         "lag_days": "0",

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from rwe.analyse.planned import hazard_ratio_of
 from rwe.analyse.run_imputed import is_imputed
 from rwe.analyse.tasks import Findings, Task, defined, prepared
 from rwe.errors import RweError
@@ -77,14 +78,15 @@ def synthesise(
         return None
     day = (asked.landmarks or protocol.landmarks)[0] if asked.analysis.startswith("landmark_") else None
     task = Task(protocol, asked, table, None, day)
-    found = [_of_site(findings, Task(protocol, asked, table.restrict(s), s, day)) for s in names]
+    by_site = [Task(protocol, asked, table.restrict(s), s, day) for s in names]
+    found = [hazard_ratio_of(findings.estimates, t) for t in by_site]
     estimates = [e for e in found if e is not None]
     if len(estimates) != len(names):
         return None
     said = list[str]()
     rows = _rows(task, said)
     common = _common(task, rows, said)
-    pooled = next((e for e in findings.estimates if _is_of(e, task)), None)
+    pooled = hazard_ratio_of(findings.estimates, task)
     level = protocol.confidence_level
     usable = [e for e in estimates if _is_usable(e)]
     y, se = (np.array([getattr(e, f) for e in usable]) for f in ("log_estimate", "se"))
@@ -110,20 +112,6 @@ def _asked(protocol: Protocol) -> Analysis | None:
     """The analysis to put together: primary first; never a naive one."""
     by_site = [a for a in protocol.analyses if a.by_site and a.analysis in _RATIOS]
     return min(by_site, key=lambda a: a.role != "primary", default=None)
-
-
-def _of_site(findings: Findings, task: Task) -> Estimate | None:
-    return next((e for e in findings.estimates if _is_of(e, task)), None)
-
-
-def _is_of(e: Estimate, task: Task) -> bool:
-    """Whether this is the hazard ratio of the task. What a runner adds to the parameters does not count."""
-    if e.parameters.variant is not None or e.estimand != "hazard_ratio":
-        return False
-    if (e.analysis, e.site) != (task.analysis.analysis, task.site):
-        return False
-    asked, own = task.parameters().model_dump(), e.parameters.model_dump()
-    return all(own[name] == value for name, value in asked.items() if value not in (None, []))
 
 
 def _is_usable(e: Estimate) -> bool:

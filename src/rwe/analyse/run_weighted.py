@@ -19,7 +19,7 @@ from rwe.survival.arm_contrasts import SurvivalContrast
 from rwe.survival.cox import CoxData
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
 from rwe.survival.msm import marginal_structural_cox
-from rwe.survival.propensity import LandmarkWeighted, landmark_weighted
+from rwe.survival.propensity import Kind, LandmarkWeighted, landmark_weighted
 from rwe.survival.sequential import sequential_trials
 
 _ADVICE = "adjust for fewer covariates, or choose another landmark"
@@ -135,21 +135,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
     """Started by the landmark against not, weighted by propensity; days count from the landmark."""
     task, rows = who_could_choose(task)
     a = task.analysis
-    found = landmark_weighted(
-        task.table,
-        task.landmark or 0,
-        task.fixed,
-        task.time_varying,
-        kind=a.weights,
-        horizon_days=task.horizon,
-        times=task.protocol.horizons,
-        site_indicators=task.by_site,
-        replicates=a.replicates,
-        seed=task.protocol.seed,
-        level=task.protocol.confidence_level,
-        progress=task.progress,
-    )
-    refuse_few(found.weights, advice=_ADVICE)
+    found = _weighted(task, a.weights, replicates=a.replicates)
     _keep_rows(task, found.data, findings, has_own_se=not a.replicates)
     if task.site is None:
         smd = {b.covariate: b.after for b in found.balance if b.after is not None}
@@ -171,6 +157,30 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
     for at in found.contrasts.survival:
         findings.estimates.extend(_survival(task, rows, at, found.method, asked))
     findings.curves.extend(_curves(task, found))
+
+
+def _weighted(task: Task, kind: Kind, *, replicates: int) -> LandmarkWeighted:
+    """The arms at the landmark weighted by propensity. Raises as `refuse_few`, before any bootstrap."""
+
+    def ask(repeated: int) -> LandmarkWeighted:
+        return landmark_weighted(
+            task.table,
+            task.landmark or 0,
+            task.fixed,
+            task.time_varying,
+            kind=kind,
+            horizon_days=task.horizon,
+            times=task.protocol.horizons,
+            site_indicators=task.by_site,
+            replicates=repeated,
+            seed=task.protocol.seed,
+            level=task.protocol.confidence_level,
+            progress=task.progress,
+        )
+
+    found = ask(0)
+    refuse_few(found.weights, in_overlap=found.in_overlap, advice=_ADVICE)
+    return ask(replicates) if replicates else found
 
 
 def _survival(
@@ -214,22 +224,14 @@ def _curves(task: Task, found: LandmarkWeighted) -> Iterator[Curve]:
 def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
     """Survival after a landmark: right if the outcome model is, or those of treatment and censoring."""
     task, rows = who_could_choose(task)
-    leaning = landmark_weighted(
-        task.table,
-        task.landmark or 0,
-        task.fixed,
-        task.time_varying,
-        kind="iptw",
-        horizon_days=task.horizon,
-        replicates=0,
-    )
-    refuse_few(leaning.weights, advice=_ADVICE)
+    leaning = _weighted(task, "iptw", replicates=0)
     found = aiptw_survival(
         task.table,
         task.landmark or 0,
         task.fixed,
         task.time_varying,
         horizons=[task.horizon] if task.analysis.horizon_days else task.protocol.horizons,
+        site_indicators=task.by_site,
         replicates=task.analysis.replicates,
         seed=task.protocol.seed,
         level=task.protocol.confidence_level,

@@ -26,6 +26,11 @@ class Corrections(Part):
     start_day_changed: int = Field(description="Started then and now, on another day.")
     event_withdrawn: int = Field(description="The event known before is no more.")
     follow_up_shortened: int
+    progression_changed: int = Field(
+        default=0,
+        description="A progression or a salvage start within the follow-up known before has appeared, is no "
+        "more, or is of another day.",
+    )
     covariates_changed: int = Field(description="A covariate known at index has another value.")
     status_changed: int = Field(description="A status within the follow-up known before is another.")
 
@@ -48,6 +53,9 @@ class Look(Part):
     n: int
     events: int
     analysis: str | None = Field(description="What gave the answer; null where there is none.")
+    adjusted_for: list[str] | None = Field(
+        default=None, description="What the answer is adjusted for; null where that is not known."
+    )
     estimate: float | None = Field(description="The primary hazard ratio of all sites.")
     ci_low: float | None
     ci_high: float | None

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rwe.evidence.contract import Cohort, Curve, Estimate, Evidence
+from rwe.evidence.contract import Cohort, Curve, Estimate, Evidence, Parameters
 from rwe.evidence.parts import AutopsyStep, BiasAutopsy
 
 FEW = 5
@@ -92,8 +92,7 @@ class Arms:
 def why_not(e: Estimate, arms: Arms, curves: Sequence[Curve]) -> Literal["near", "few"] | None:
     """Why an estimate never leaves. near: of one site, or beside one from which it differs by the rule for a
     few patients. few: of an arm of few patients."""
-    salvage = e.parameters.salvage == "counts_as_start" and arms.salvage <= FEW
-    if e.site is not None or e.parameters.variant is not None or salvage:
+    if _is_near(e.site, e.parameters, arms):
         return "near"
     size = arms.size(e)
     if size <= FEW:
@@ -101,6 +100,19 @@ def why_not(e: Estimate, arms: Arms, curves: Sequence[Curve]) -> Literal["near",
     if e.estimand in _OF_CURVES and size < FEWEST_IN_A_MEAN and rounded_curve_of(e, curves) is None:
         return "few"
     return None
+
+
+def why_not_curve(c: Curve, arms: Arms) -> Literal["near", "few"] | None:
+    """Why a curve never leaves: as `why_not`. few: a weighted one, which steps by no rounded counts."""
+    if _is_near(c.site, c.parameters, arms):
+        return "near"
+    return "few" if c.analysis in WEIGHTED and arms.of_curve(c) < FEWEST_IN_A_MEAN else None
+
+
+def _is_near(site: str | None, p: Parameters, arms: Arms) -> bool:
+    """Of one site, or beside the same without a rule that may change a few patients only."""
+    is_salvage = p.salvage == "counts_as_start" and arms.salvage <= FEW
+    return site is not None or p.variant is not None or is_salvage
 
 
 def is_of_a_curve(e: Estimate) -> bool:
@@ -131,7 +143,8 @@ def numbers_that_leave(evidence: Evidence) -> tuple[Number, ...]:
         and why_not(e, arms, evidence.curves) is None
         and rounded_curve_of(e, evidence.curves) is None
     ]
-    found += [number_of_curve(c) for c in evidence.curves if c.site is None and c.analysis in WEIGHTED]
+    curves = [c for c in evidence.curves if c.analysis in WEIGHTED and why_not_curve(c, arms) is None]
+    found += [number_of_curve(c) for c in curves]
     if evidence.bias_autopsy is not None:
         found += _of_autopsy(evidence.bias_autopsy)
     return tuple(found)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import Curve, CurvePoint, Estimate, Evidence, Refusal
 from rwe.evidence.numbers import (
-    FEWEST_IN_A_MEAN,
     WEIGHTED,
     Arms,
     Number,
@@ -16,6 +15,7 @@ from rwe.evidence.numbers import (
     number_of_curve,
     rounded_curve_of,
     why_not,
+    why_not_curve,
 )
 from rwe.evidence.small_cells import digits_of, rounded_counts, rounded_km, without_numbers
 from rwe.small_cells import midpoint_6
@@ -27,7 +27,7 @@ TOO_NEAR = (
 )
 _KEPT = (
     "analysis estimand effect_type role contrast site method parameters se_scale variance_method ci_level"
-    " ci_method status is_biased downgraded_from"
+    " ci_method status is_biased downgraded_from asked_role"
 )
 
 
@@ -61,14 +61,16 @@ def shown_estimates(evidence: Evidence, arms: Arms, withheld: Collection[Number]
 def outward_curves(
     curves: Sequence[Curve], arms: Arms, withheld: Collection[Number]
 ) -> tuple[list[Curve], list[Refusal]]:
-    """Unweighted curves step by rounded counts; weighted ones leave of many patients only."""
+    """Unweighted curves step by rounded counts; weighted ones leave of many patients only. None leaves of
+    one site, nor one from whose difference to another a few patients could be told."""
     shown, refused = list[Curve](), list[Refusal]()
     for c in curves:
-        if c.site is not None:
+        reason = why_not_curve(c, arms)
+        if reason == "near":
             continue
         if c.analysis not in WEIGHTED:
             shown.append(c.model_copy(update={"points": [*_begin(c.points), *_stepped(c.points)]}))
-        elif arms.of_curve(c) < FEWEST_IN_A_MEAN:
+        elif reason == "few":
             refused.append(Refusal(analysis=c.analysis, reason=TOO_FEW))
         elif number_of_curve(c) in withheld:
             refused.append(Refusal(analysis=c.analysis, reason=TOO_NEAR))

@@ -121,6 +121,7 @@ def describe(
             start_day_changed=_count(found.start_day),
             event_withdrawn=_count(found.event_withdrawn),
             follow_up_shortened=_count(found.shortened),
+            progression_changed=_count(found.salvage),
             covariates_changed=_count(found.covariates),
             status_changed=_count(found.status),
         ),

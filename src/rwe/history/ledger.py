@@ -42,6 +42,7 @@ _SURVIVAL = (
     "end_reason",
 )
 _CHANGES = ("patient_id", "covariate", "day", "value")
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,15 @@ class _Stored(msgspec.Struct, frozen=True):
     excluded: dict[str, str]
     erased: int = 0
     left: WhatLeft | None = None
-    version: int = 1
+    version: int = _VERSION
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: int = _VERSION
+
+
+class _NewerError(Exception):
+    """A ledger is of a newer rwe."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +169,15 @@ def retain(workspace: Workspace, study: str) -> None:
 
 
 def seal_open(workspace: Workspace, study: str) -> None:
-    """Seal the ledgers of a study that lie open though the settings name a key by now."""
+    """Seal the ledgers of a study that lie open though the settings name a key by now.
+
+    A damaged one is given up, as `forget_erased` does; one that cannot be read this time stays as it is.
+    """
     if workspace.cipher() is None:
         return
     for path in (workspace.private / "history" / study).rglob(f"*{_ENDING}"):
-        ledger = _read(workspace, path)
-        if ledger is None:
-            _give_up(path)
-        else:
+        ledger = _read_or_give_up(workspace, path)
+        if ledger is not None:
             write_ledger(workspace, path.with_name(path.name + SUFFIX), ledger)
             path.unlink(missing_ok=True)
 
@@ -176,9 +186,10 @@ def forget_erased(workspace: Workspace) -> int:
     """Take everybody on the list of the erased out of every ledger; returns how many rows went.
 
     A damaged ledger is given up: nobody can say that they are not in it. That of a release stays as an empty
-    file, so that it is known that there was one, and nothing is released that may be too near. One that is
-    sealed with a key that is not at hand stays as it is, for its key may come back; the search of the erasure
-    (`rwe.keeping.search`) names it among the files that may still hold somebody.
+    file, so that it is known that there was one, and nothing is released that may be too near. One that may
+    be read another time (sealed with a key that is not at hand, of a newer rwe, on a disk that does not give
+    it) stays as it is; the search of the erasure (`rwe.keeping.search`) names it among the files that may
+    still hold somebody.
     """
     blocklist = open_blocklist(workspace)
     if blocklist is None:
@@ -189,10 +200,8 @@ def forget_erased(workspace: Workspace) -> int:
     for folder in root.glob("*/"):  # what is written anew is sealed, and must be called so
         seal_open(workspace, folder.name)
     for path in _all(workspace):
-        ledger = _read(workspace, path)
+        ledger = _read_or_give_up(workspace, path)
         if ledger is None:
-            if _is_damaged(workspace, path):
-                _give_up(path)
             continue
         kept, count = _without(ledger, blocklist.holds_pseudonym)
         if kept is not None:
@@ -201,21 +210,15 @@ def forget_erased(workspace: Workspace) -> int:
     return gone
 
 
-def _is_damaged(workspace: Workspace, path: Path) -> bool:
-    """Whether a ledger that was not read can be read with no other key, nor another time."""
+def _read_or_give_up(workspace: Workspace, path: Path) -> Ledger | None:
+    """The ledger, or None. Given up is only one that no other key, time or rwe could read."""
     try:
-        if path.name.endswith(SUFFIX):
-            cipher = workspace.cipher()
-            if cipher is None:
-                return False
-            cipher.check(path)
-        else:
-            path.read_bytes()
+        return _load(workspace, path)
     except DamagedError:
-        return True
-    except (OSError, OtherKeyError):
-        return False
-    return True
+        _give_up(path)
+    except (OSError, UnsealError, _NewerError):
+        pass
+    return None
 
 
 def _give_up(path: Path) -> None:
@@ -266,15 +269,27 @@ def _all(workspace: Workspace) -> Iterator[Path]:
 
 def _read(workspace: Workspace, path: Path) -> Ledger | None:
     try:
-        content = path.read_bytes()
-        if path.name.endswith(SUFFIX):
-            cipher = workspace.cipher()
-            if cipher is None:
-                return None
-            content = cipher.unseal(content, place(path))
-        stored = msgspec.json.decode(zstandard.ZstdDecompressor().decompress(content), type=_Stored)
-    except (OSError, UnsealError, zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError):
+        return _load(workspace, path)
+    except (OSError, UnsealError, _NewerError):
         return None
+
+
+def _load(workspace: Workspace, path: Path) -> Ledger:
+    """Raises DamagedError where the file is no ledger any more, OtherKeyError where its key is not at hand,
+    _NewerError where a newer rwe wrote it, OSError where the disk does not give it."""
+    content = path.read_bytes()
+    if path.name.endswith(SUFFIX):
+        cipher = workspace.cipher()
+        if cipher is None:
+            raise OtherKeyError
+        content = cipher.unseal(content, place(path))
+    try:
+        plain = zstandard.ZstdDecompressor().decompress(content)
+        if msgspec.json.decode(plain, type=_Version).version > _VERSION:
+            raise _NewerError
+        stored = msgspec.json.decode(plain, type=_Stored)
+    except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError):
+        raise DamagedError from None
     survival = pd.DataFrame(stored.survival, columns=list(_SURVIVAL))
     for name in ("start_day", "salvage_start_day", "progression_day"):
         survival[name] = survival[name].astype(float)

@@ -45,6 +45,7 @@ def corrections(found: Corrections) -> list[str]:
         (found.start_day_changed, "with another start day"),
         (found.event_withdrawn, "whose event was withdrawn"),
         (found.follow_up_shortened, "with shorter follow-up"),
+        (found.progression_changed, "with another progression or salvage start"),
         (found.covariates_changed, "with another covariate at index"),
         (found.status_changed, "with another status before"),
     ]
@@ -81,6 +82,7 @@ def change_lines(change: Change) -> list[tuple[str, int]]:
         ("Corrected: another start day", c.start_day_changed),
         ("Corrected: event withdrawn", c.event_withdrawn),
         ("Corrected: follow-up shortened", c.follow_up_shortened),
+        ("Corrected: another progression or salvage start", c.progression_changed),
         ("Corrected: covariate at index", c.covariates_changed),
         ("Corrected: status within known follow-up", c.status_changed),
     ]

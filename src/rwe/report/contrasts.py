@@ -62,7 +62,7 @@ def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
         difference=_plain(e),
         limits="no interval" if e.ci_low is None and e.ci_high is None else limits(e),
         is_biased=e.is_biased,
-        is_posthoc=e.role == "posthoc",
+        is_posthoc=e.is_posthoc,
     )
 
 
@@ -117,7 +117,8 @@ def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
     shares = [e for e in mine if e.estimand == "cumulative_incidence" and e.contrast.reference is None]
     days = sorted({e.parameters.time_days or 0 for e in shares})
     told = [_incidence(day, shares, names) for day in days]
-    told += [f"Gray’s test: p {p_value(e.p_value)}" for e in mine if e.estimand == "chi_square" and e.p_value]
+    tests = [e.p_value for e in mine if e.estimand == "chi_square" and e.p_value is not None]
+    told += [f"Gray’s test: p {p_value(p)}" for p in tests]  # a release rounds a small one to 0
     adjusted = description(next(iter(ratios.values()), mine[0]), names)
     said = ("event:", "landmark", "Efron ties")
     return CompetingRow(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from rwe import study_words
 from rwe.errors import EvidenceError
 from rwe.evidence.contract import AnalysisKind, Contrast, Estimand, Evidence, Parameters
 from rwe.report.formats import humanise, listing, titled
@@ -56,10 +57,7 @@ EMULATIONS: frozenset[AnalysisKind] = frozenset(
     {"clone_censor_weight", "sequential_trials", "marginal_structural_model"}
 )
 """Analyses that emulate strategies from time zero on: no starts are compared as they happened."""
-WEIGHTED: frozenset[AnalysisKind] = frozenset(
-    {"clone_censor_weight", "marginal_structural_model", "landmark_weighting", "landmark_aiptw"}
-)
-"""Analyses in which the covariates enter weights."""
+WEIGHTED: frozenset[AnalysisKind] = study_words.WEIGHTED
 MODELS: tuple[AnalysisKind, ...] = (
     "naive_cox",
     "naive_firth",

@@ -9,10 +9,10 @@ from typing import Final, Literal
 from rwe.evidence.contract import Evidence
 from rwe.evidence.federated import FederatedEstimate
 from rwe.evidence.synthesis import MetaResult, SiteEffect, Synthesis, WithEverySite
+from rwe.report.diagnostics import ratio_with_limits
 from rwe.report.federated import SUMS, forest_row, is_beside, short_label
 from rwe.report.forest import ForestGroup, ForestRow, forest_svg
 from rwe.report.formats import (
-    NOT_ESTIMABLE,
     count,
     decimal,
     inside,
@@ -172,15 +172,9 @@ def _row(
         estimate=estimate,
         low=low,
         high=high,
-        text=_ratio(estimate, low, high),
+        text=ratio_with_limits(estimate, low, high),
         note=note,
     )
-
-
-def _ratio(estimate: float | None, low: float | None, high: float | None) -> str:
-    if estimate is None:
-        return NOT_ESTIMABLE
-    return f"{ratio(estimate)} ({interval(ratio(low), ratio(high))})"
 
 
 def _of(found: Synthesis, model: str, method: str) -> MetaResult | None:
@@ -215,7 +209,7 @@ def _meta(m: MetaResult) -> MetaRow:
     return MetaRow(
         model=_MODELS[m.model],
         interval=_INTERVALS[m.interval],
-        ratio=_ratio(m.estimate, m.ci_low, m.ci_high),
+        ratio=ratio_with_limits(m.estimate, m.ci_low, m.ci_high),
         p=p_value(m.p_value),
         tau2="none" if m.model == "common" else decimal(m.tau2, 3),
         i2=percent(m.i2 / 100),
@@ -233,7 +227,7 @@ def _every(w: WithEverySite, names: Names) -> EveryRow:
         method=_EVERY_SITE[w.method],
         adjusted=given or "nothing",
         sites=count(w.sites),
-        ratio=_ratio(w.estimate, w.ci_low, w.ci_high),
+        ratio=ratio_with_limits(w.estimate, w.ci_low, w.ci_high),
     )
 
 
@@ -247,5 +241,5 @@ def _site(s: SiteEffect, found: Synthesis) -> SiteRow:
         ages="whole years" if source and source.ages == "whole_years" else "exact",
         counted=_COUNTED[s.counted],
         weight="none" if s.weight_random is None else percent(s.weight_random),
-        without="as all" if left is None else _ratio(left.estimate, left.ci_low, left.ci_high),
+        without="as all" if left is None else ratio_with_limits(left.estimate, left.ci_low, left.ci_high),
     )
