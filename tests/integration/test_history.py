@@ -10,13 +10,13 @@ import pytest
 from rwe.analyse import analyse
 from rwe.config import Workspace
 from rwe.evidence.history import Change
-from rwe.history.ledger import ledger_path, read_ledger
+from rwe.history.ledger import holds_erased, ledger_path, read_ledger
 from rwe.history.past import read_past
 from rwe.keeping.erase import erase
 from rwe.keeping.search import Sought, files_with
 from rwe.lake.pseudonyms import Pseudonymiser
 from rwe.study import Study
-from tests.integration.cohort_nights import STUDY, Person, begin, night, people
+from tests.integration.cohort_nights import STUDY, Person, begin, night, people, write_study
 
 ADULT = {"eligibility": [{"name": "adult", "kind": "age_at_index", "min_years": 18}]}
 
@@ -105,3 +105,22 @@ def test_no_refresh_holds_a_name_or_a_pseudonym(workspace: tuple[Workspace, Stud
     for path in sorted(Path(opened.evidence).rglob("*.json")):
         text = path.read_text()
         assert not [w for w in words if w in text], path.name
+
+
+def test_a_protocol_changed_since_the_build_is_reproduced_in_r_like_any(tmp_path: Path) -> None:
+    """Each amendment is analysed before the next night's build: its refresh has all that others have."""
+    opened, _ = begin(tmp_path, people(24), **ADULT)
+    found = analyse(opened, write_study(opened.studies, **ADULT, confidence_level=0.9))
+    assert (found.path.parent / "reproduce" / "analysis.R").is_file()
+    ledger = read_ledger(opened, STUDY, found.refresh)
+    assert ledger is not None
+    assert not holds_erased(opened, ledger)
+
+
+def test_who_is_erased_while_an_analysis_runs_is_kept_by_nothing(tmp_path: Path) -> None:
+    opened, study = begin(tmp_path, people(24), **ADULT)
+    found = analyse(opened, study)
+    ledger = read_ledger(opened, STUDY, found.refresh)
+    assert ledger is not None
+    erase(opened, people(24)[0].site, [study], patient_ids=[people(24)[0].name])
+    assert holds_erased(opened, ledger)  # as it was read before the erasure

@@ -19,6 +19,8 @@ def asked(name: str) -> dict[str, Any]:
     adjusted = {"adjusted_for": ADJUSTED} if name.endswith(ADJUSTS) else {}
     drawn = {"clone_censor_weight": 12, "landmark_aiptw": 12}
     naive = {"role": "contrast"} if name.startswith("naive_") else {}
+    if name == "marginal_structural_model":  # cannot end at progression
+        naive = {"salvage": "counts_as_start"}
     return {"analysis": name, **naive, **adjusted, **({"replicates": drawn[name]} if name in drawn else {})}
 
 

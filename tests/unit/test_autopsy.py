@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 import pytest
 
 from rwe.analyse.autopsy import bias_autopsy
 from rwe.analyse.plan import run_analyses
 from rwe.study import Analysis, Protocol
+from rwe.study.deviations import changed_fields
 from rwe.study.lock import LockEntry, ProtocolLock
 from rwe.survival.data import CohortTable, no_changes
 from tests.support import shared
@@ -54,7 +53,7 @@ def test_no_analysis_of_a_changed_protocol_is_called_primary() -> None:
     protocol = protocol_with(
         {"analysis": "time_dependent_cox", "role": "primary"}, {"analysis": "naive_cox", "role": "contrast"}
     )
-    lock = locked_with(protocol, changed=("eligibility",))
+    lock = locked_with(protocol, protocol.model_copy(update={"confidence_level": 0.9}))
     found = run_analyses(protocol, eight(), lock=lock).estimates
     assert [(e.analysis, e.role) for e in found] == [
         ("time_dependent_cox", "posthoc"),
@@ -66,14 +65,16 @@ def test_no_analysis_of_a_changed_protocol_is_called_primary() -> None:
 
 def test_an_analysis_that_was_locked_keeps_its_role_beside_one_that_was_not() -> None:
     first = {"analysis": "time_dependent_cox", "role": "primary"}
-    lock = locked_with(protocol_with(first), changed=("analyses",))
     later = protocol_with(first, {"analysis": "landmark_cox", "landmarks": [10]})
+    lock = locked_with(protocol_with(first), later)
     roles = {e.analysis: e.role for e in run_analyses(later, eight(), lock=lock).estimates}
     assert (roles["time_dependent_firth"], roles["landmark_cox"]) == ("primary", "posthoc")
     assert isinstance(later.analyses[0], Analysis)
 
 
-def locked_with(protocol: Protocol, changed: tuple[str, ...]) -> ProtocolLock:
+def locked_with(protocol: Protocol, now: Protocol) -> ProtocolLock:
+    """A lock of `protocol`, of which `now` has been made since."""
+    content = {"protocol": now.model_dump(mode="json"), "codelists": {}}
     entry = LockEntry(
         locked_at=pd.Timestamp("2024-01-01", tz="UTC").to_pydatetime(),
         version="1.0.0",
@@ -81,9 +82,9 @@ def locked_with(protocol: Protocol, changed: tuple[str, ...]) -> ProtocolLock:
         previous_sha256=None,
         registration=None,
         reason=None,
-        content={"protocol": protocol.model_dump(mode="json")},
+        content={"protocol": protocol.model_dump(mode="json"), "codelists": {}},
     )
-    return replace(ProtocolLock("changed"), entries=(entry,), changed=changed)
+    return ProtocolLock("changed", (entry,), tuple(changed_fields(entry.content, content)), content)
 
 
 def test_a_ratio_adjusted_for_status_after_the_start_answers_another_question() -> None:
@@ -92,3 +93,49 @@ def test_a_ratio_adjusted_for_status_after_the_start_answers_another_question() 
     found = bias_autopsy(protocol_with(asked, **WITH_STATUS), registry(), [])
     assert found.steps[-1].change == "estimand_changed"
     assert "through it" in found.steps[-1].words
+
+
+def tiny() -> CohortTable:
+    """Seven against nine of the case with no death among the treated."""
+    drawn = pd.read_csv(shared("cases/d_tiny_7v9/cohort.csv"))
+    return CohortTable(
+        pd.DataFrame(
+            {
+                "patient_id": drawn["patient_id"],
+                "site": drawn["site"],
+                "time_days": drawn["time_days"],
+                "is_event": drawn["event"].astype(bool),
+                "start_day": drawn["maint_day"],
+            }
+        ),
+        no_changes(),
+    )
+
+
+def test_without_a_death_among_the_treated_the_steps_are_finite_by_firths_penalty() -> None:
+    found = bias_autopsy(protocol_with({"analysis": "time_dependent_cox"}), tiny(), [])
+    assert all(s.hazard_ratio is not None and s.ci_high is not None for s in found.steps)
+    assert all("Firth" in s.warnings[0] for s in found.steps)
+
+
+def steps_of(*analyses: dict[str, object]) -> list[tuple[str, str, float | None]]:
+    protocol, cohort = protocol_with(*analyses, **WITH_STATUS), registry(150)
+    estimates = run_analyses(protocol, cohort).estimates
+    found = bias_autopsy(protocol, cohort, estimates)
+    (answer,) = (e for e in estimates if e.is_the_answer)
+    assert found.steps[-1].hazard_ratio == pytest.approx(answer.estimate, rel=1e-6)
+    return [(s.step, s.change, s.hazard_ratio) for s in found.steps]
+
+
+def test_the_way_ends_at_the_answer_once() -> None:
+    model = {"analysis": "time_dependent_cox", "adjusted_for": ADJUSTED, "role": "primary"}
+    assert [s for s, _, _ in steps_of(model)][-2:] == ["time_dependent", "adjusted"]
+
+
+@pytest.mark.parametrize(
+    ("analysis", "change"),
+    [("sequential_trials", "estimand_changed"), ("time_dependent_firth", "bias_removed")],
+)
+def test_the_way_ends_at_an_answer_that_is_no_cox_model(analysis: str, change: str) -> None:
+    *_, last = steps_of({"analysis": analysis, "adjusted_for": ADJUSTED[:3], "role": "primary"})
+    assert last[:2] == ("answer", change)

@@ -1,7 +1,8 @@
-"""The bias autopsy: what the hazard ratio becomes, step by step, once immortal time is seen."""
+"""The bias autopsy: what the hazard ratio becomes from the naive one to the answer, step by step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +15,41 @@ from rwe.evidence.parts import AutopsyStep, BiasAutopsy
 from rwe.study import Protocol
 from rwe.survival.cox import exposure_cox
 from rwe.survival.data import CohortTable, CountingProcess, exposure_split, naive_split
+from rwe.survival.firth import exposure_firth
 from rwe.survival.immortal import immortal_time, without_immortal_days
 
-_Step = Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted"]
+_Step = Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted", "answer"]
 _Change = Literal["naive", "bias_removed", "estimand_changed"]
 
 
 _MEDIATED = (
     " Disease status after the start is among them: what the treatment does through it is not in here."
+)
+_PENALISED = (
+    "The likelihood has no maximum here (a group has no event, say), so this step is by Firth's penalty."
+)
+#: What an answer that is none of the steps before asks otherwise than they do.
+_ANSWERS: dict[str, tuple[_Change, str]] = {
+    "time_dependent_cox": (
+        "estimand_changed",
+        "The study's answer, with the options that the protocol names for it.",
+    ),
+    "time_dependent_firth": (
+        "bias_removed",
+        "Firth's penalty takes out the bias that few events bring, and stays finite where a group has none.",
+    ),
+    "marginal_structural_model": (
+        "estimand_changed",
+        "Weights instead of adjustment: what the treatment does by way of the disease status is in here.",
+    ),
+    "sequential_trials": (
+        "estimand_changed",
+        "On each day those who start are compared with those who do not start on it: the effect of a start.",
+    ),
+}
+_LANDMARK = (
+    "estimand_changed",
+    "Groups as they are at the landmark, among those followed beyond it; days count from there.",
 )
 
 
@@ -40,6 +68,11 @@ def bias_autopsy(protocol: Protocol, table: CohortTable, estimates: Sequence[Est
     found = immortal_time(table)
     steps = [_run(stage, protocol) for stage in _stages(protocol, table)]
     weighted = _weighted(protocol, table, estimates)
+    steps += [weighted] if weighted else []
+    answer = next((e for e in estimates if e.is_the_answer and e.estimate is not None), None)
+    # Digits of a likelihood's maximum, found twice: the answer may be one of the steps already.
+    if answer is not None and not any(_is_same(s.hazard_ratio, answer.estimate) for s in steps):
+        steps.append(_answer(answer))
     return BiasAutopsy(
         starters=found.patients,
         immortal_days=found.days,
@@ -49,7 +82,7 @@ def bias_autopsy(protocol: Protocol, table: CohortTable, estimates: Sequence[Est
         days_q3=found.q3,
         days_by_site=found.days_by_site,
         starters_by_site=found.patients_by_site,
-        steps=[*steps, *([weighted] if weighted else [])],
+        steps=steps,
     )
 
 
@@ -79,9 +112,8 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
     ]
     model = adjusted_cox(protocol)
     if model is not None:
-        statuses = protocol.statuses()
-        fixed = [n for n in model.adjusted_for if n not in statuses]
-        varying = [n for n in model.adjusted_for if n in statuses]
+        task = Task(protocol, model, table, None)
+        fixed, varying = task.fixed, task.time_varying
         named = {c.name: c.label for c in protocol.covariates}
         labels = [named.get(n, n) for n in model.adjusted_for]
         stages.append(
@@ -90,8 +122,8 @@ def _stages(protocol: Protocol, table: CohortTable) -> list[_Stage]:
                 "Adjusted",
                 "estimand_changed" if varying else "bias_removed",
                 "Patients are compared with their like: confounding by "
-                f"{', '.join(labels)} is taken into account. The ratio is now conditional on these."
-                + (_MEDIATED if varying else ""),
+                f"{', '.join(labels)} is taken into account. The ratio is now conditional on these, and "
+                "would differ from the one before without any bias, too." + (_MEDIATED if varying else ""),
                 lambda: exposure_split(table, fixed, varying),
                 by_site="site" in model.stratify_by,
             )
@@ -110,6 +142,11 @@ def _run(stage: _Stage, protocol: Protocol) -> AutopsyStep:
         fit = exposure_cox(rows, stratify_by_site=stage.by_site, level=protocol.confidence_level)
         hr = fit.hazard_ratio()
         ratio, warnings = (hr.estimate, hr.ci_low, hr.ci_high), list(fit.warnings)
+        if hr.estimate is None:
+            penalised = exposure_firth(rows, stratify_by_site=stage.by_site, level=protocol.confidence_level)
+            finite = penalised.hazard_ratio()
+            ratio = (finite.estimate, finite.ci_low, finite.ci_high)
+            warnings = [_PENALISED, *penalised.warnings]
     except RweError as e:
         warnings = [str(e)]
     return AutopsyStep(
@@ -145,3 +182,23 @@ def _weighted(protocol: Protocol, table: CohortTable, estimates: Sequence[Estima
         events=found.events,
         warnings=found.warnings,
     )
+
+
+def _answer(found: Estimate) -> AutopsyStep:
+    change, words = _ANSWERS.get(found.analysis, _LANDMARK)
+    return AutopsyStep(
+        step="answer",
+        label="The study's answer",
+        change=change,
+        words=f"{found.method}. {words}",
+        hazard_ratio=found.estimate,
+        ci_low=found.ci_low,
+        ci_high=found.ci_high,
+        n=found.n,
+        events=found.events,
+        warnings=found.warnings,
+    )
+
+
+def _is_same(step: float | None, answer: float | None) -> bool:
+    return step is not None and answer is not None and math.isclose(step, answer, rel_tol=1e-6)

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from rwe.analyse.negative import follow_up_of_controls, negative_controls
+from rwe.analyse.planned import adjusted_cox, is_as_planned
 from rwe.analyse.positivity import positivity_at_landmarks
 from rwe.analyse.run_imputed import is_imputed
 from rwe.analyse.tasks import Findings, Task, prepared
@@ -19,6 +20,7 @@ from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
 from rwe.evidence.parts import (
     ArmWeights,
+    ConfoundingTippingPoint,
     CorrectedEstimate,
     Detectable,
     Diagnostics,
@@ -43,7 +45,12 @@ from rwe.survival.misclassification import (
 )
 from rwe.survival.power import minimum_detectable_effect, share_at_deaths
 from rwe.survival.proportional_hazards import exposure_proportional_hazards
-from rwe.survival.sensitivity import confounding_array, e_value, lost_deaths_tipping_point
+from rwe.survival.sensitivity import (
+    confounding_array,
+    confounding_tipping_point,
+    e_value,
+    lost_deaths_tipping_point,
+)
 from rwe.survival.subgroups import subgroup_effects
 from rwe.survival.tables import numbers
 from rwe.survival.weight_diagnostics import WeightDiagnostics
@@ -60,7 +67,7 @@ def diagnose(
     `intercurrent`: patient_id, event, day of the events among which the negative controls are.
     """
     notes: list[str] = []
-    primary = next((e for e in findings.estimates if is_the_answer(e)), None)
+    primary = answer_of(findings.estimates)
     model = _model(protocol, notes)
     rows = _try("The model's rows", notes, lambda: _rows(protocol, model, table)) if model else None
     hazards: list[HazardsTest] = []
@@ -71,8 +78,11 @@ def diagnose(
     positivity = positivity_at_landmarks(protocol, table)
     notes += positivity.notes
     balance = findings.balanced()
-    weighted = sorted(findings.weights, key=lambda w: w[0].analysis.role != "primary")[:1]
-    of_events = sorted(findings.event_weights, key=lambda w: w[0].analysis.role != "primary")[:1]
+    # Of the question's own analyses: a sensitivity of another endpoint weighs other patients.
+    weighted = [w for w in findings.weights if is_as_planned(w[0].analysis)]
+    weighted = sorted(weighted, key=lambda w: w[0].analysis.role != "primary")[:1]
+    of_events = [w for w in findings.event_weights if is_as_planned(w[0].analysis)]
+    of_events = sorted(of_events, key=lambda w: w[0].analysis.role != "primary")[:1]
     notes += _of_first_table([task for task, _ in (*weighted, *of_events)], table)
     if intercurrent is not None and findings.answer is not None:
         notes += follow_up_of_controls(protocol)
@@ -107,24 +117,15 @@ def diagnose(
     )
 
 
-def is_the_answer(e: Estimate) -> bool:
-    """Whether this is the primary hazard ratio of all sites, and it has one."""
-    is_ratio = e.estimand == "hazard_ratio" and e.site is None
-    return e.role == "primary" and is_ratio and e.estimate is not None and e.log_estimate is not None
+def answer_of(estimates: Iterable[Estimate]) -> Estimate | None:
+    """The hazard ratio that answers the question, also outside the lock; None where it has no number."""
+    return next((e for e in estimates if e.is_the_answer and e.log_estimate is not None), None)
 
 
 def _model(protocol: Protocol, notes: list[str]) -> Analysis | None:
     """The Cox model that is looked into: the primary analysis if it is one, else the first adjusted one of
     the same question, and a note says so."""
-    asked = [
-        a
-        for a in protocol.analyses
-        if a.analysis == "time_dependent_cox"
-        and a.adjusted_for
-        and a.status_after_start == "follow"
-        and (a.endpoint, a.salvage) == ("outcome", "apart")
-    ]
-    model = min(asked, key=lambda a: a.role != "primary", default=None)
+    model = adjusted_cox(protocol)
     if model is None:
         notes.append(
             "There is no adjusted time-dependent Cox model whose hazards and subgroups could be shown."
@@ -133,6 +134,11 @@ def _model(protocol: Protocol, notes: list[str]) -> Analysis | None:
         notes.append(
             "Proportional hazards and subgroups are of the time-dependent Cox model adjusted for "
             f"{', '.join(model.adjusted_for)}, not of the primary analysis."
+        )
+    if model is not None and protocol.censoring_events():
+        notes.append(
+            "Proportional hazards and subgroups are of the model without the weights for the events at which "
+            "follow-up ends."
         )
     return model
 
@@ -222,6 +228,24 @@ def _confounding(primary: Estimate) -> UnmeasuredConfounding | None:
             )
             for c in array
         ],
+        tipping_points=[
+            _tips(primary.estimate, primary, treated=p1, control=p0)
+            for p1 in _PREVALENCES
+            for p0 in _PREVALENCES
+            if p1 != p0
+        ],
+    )
+
+
+def _tips(ratio: float, primary: Estimate, *, treated: float, control: float) -> ConfoundingTippingPoint:
+    found = confounding_tipping_point(
+        ratio, primary.ci_low, primary.ci_high, prevalence_exposed=treated, prevalence_unexposed=control
+    )
+    return ConfoundingTippingPoint(
+        prevalence_treated=treated,
+        prevalence_control=control,
+        for_estimate=found.for_estimate,
+        for_limit=found.for_limit,
     )
 
 
@@ -277,7 +301,12 @@ def _misclassified(protocol: Protocol, primary: Estimate, notes: list[str]) -> I
             lambda: misclassified_exposure(log_hr, se, _chart(starts), level=level, seed=seed),
         )
         yield from _told("exposure", starts, found)
-    if review.deaths_treated is not None and review.deaths_control is not None:
+    if review.deaths_treated is not None and protocol.composite_events():
+        notes.append(
+            "Misclassified deaths: the outcome holds events that are no deaths, so a review of deaths cannot "
+            "correct it."
+        )
+    elif review.deaths_treated is not None and review.deaths_control is not None:
         treated, control = review.deaths_treated, review.deaths_control
         found = _try(
             "Misclassified deaths",

@@ -16,7 +16,7 @@ from rwe.analyse.describe import (
     describe_cohort,
     describe_sites,
 )
-from rwe.analyse.diagnose import diagnose, is_the_answer
+from rwe.analyse.diagnose import answer_of, diagnose
 from rwe.analyse.looks import Before, describe_history
 from rwe.analyse.outside_lock import describe_lock, mark_outside_lock, with_refreshes_before
 from rwe.analyse.plan import run_analyses
@@ -44,6 +44,7 @@ from rwe.history.inputs import inputs_of
 from rwe.history.kept_lock import keep_lock
 from rwe.history.ledger import (
     history_folder,
+    holds_erased,
     key_id,
     ledger_path,
     read_ledger,
@@ -127,7 +128,7 @@ def analyse(
         )
         folder = _write_refresh(workspace, evidence, history, inputs, past)
         with locked(workspace.private / "build.lock"):  # an erasure holds it, too
-            if _is_still_there(workspace, study, tables):
+            if not holds_erased(workspace, ledger):
                 write_ledger(workspace, ledger_path(workspace, study.name, folder.name), ledger)
                 retain(workspace, study.name)
                 if workspace.cipher() is None:
@@ -188,16 +189,6 @@ def _write_refresh(
         )
         write_manifest(part, manifest)
     return folder
-
-
-def _is_still_there(workspace: Workspace, study: Study, tables: StudyTables) -> bool:
-    """Whether the private build is the one that was read: a patient may have been erased in between."""
-    if not tables.build_sha256:  # of shares alone
-        return True
-    key = private_key(workspace)
-    if not holds_study(workspace.private_database, study, key):
-        return not workspace.private_database.exists() or study.path.parent != workspace.studies
-    return read_study(workspace.private_database, study, key).build_sha256 == tables.build_sha256
 
 
 def _write_single_patients(
@@ -294,8 +285,8 @@ def make_evidence(
         synthesis=synthesise(p, cohort, findings, tables.pooling),
     )
     evidence = mark_outside_lock(evidence, lock, p)
-    found = [e for e in findings.estimates if is_the_answer(e)]
-    return evidence, (findings.primary, found[0]) if findings.primary and found else None
+    found = answer_of(findings.estimates)
+    return evidence, (findings.primary, found) if findings.primary and found else None
 
 
 def latest_folder(workspace: Workspace, study: str) -> Path:

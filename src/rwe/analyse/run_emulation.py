@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from rwe.analyse.planned import is_as_planned
+from rwe.analyse.run_groups import unadjusted
 from rwe.analyse.tasks import (
     BalanceAfter,
     Findings,
@@ -121,7 +123,7 @@ def balance_after(task: Task, found: CloneCensorWeight) -> BalanceAfter | None:
         return None
     smd = {b.covariate: b.after for b in found.balance if b.after is not None and b.covariate in task.fixed}
     words = f"clone-censor-weight, copies followed beyond day {found.grace_days}"
-    return BalanceAfter(words, smd, task.analysis.role == "primary")
+    return BalanceAfter(words, smd, task.analysis.role == "primary", is_as_planned(task.analysis))
 
 
 def _estimates(task: Task, rows: CountingProcess, found: CloneCensorWeight) -> Iterable[Estimate]:
@@ -164,7 +166,8 @@ def _one(
         estimand,
         effect,
         method=found.method,
-        warnings=found.warnings if is_contrast else (),
+        warnings=[*found.warnings, *unadjusted(task)] if is_contrast else (),
+        assumptions=found.assumptions,
         contrast=task.contrast(strategy),
         parameters=task.parameters(
             grace_days=found.grace_days,

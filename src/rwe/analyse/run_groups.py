@@ -81,8 +81,13 @@ def few_events(task: Task, counts: ExposureCounts, coefficients: int, *, has_rat
 
 
 def _caveats(task: Task) -> list[str]:
-    words = [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
+    words = unadjusted(task)
     return [*words, DILUTED] if task.analysis.status_after_start == "freeze" else words
+
+
+def unadjusted(task: Task) -> list[str]:
+    """That nothing stands against confounding, where an analysis adjusts, or weighs, for nothing."""
+    return [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
 
 
 def run_logrank(task: Task, rows: CountingProcess, findings: Findings) -> None:

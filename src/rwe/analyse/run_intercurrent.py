@@ -4,31 +4,11 @@ from __future__ import annotations
 
 from rwe.analyse.assumptions import of_model
 from rwe.analyse.run_emulation import FEWEST_EFFECTIVE
-from rwe.analyse.run_groups import CONFOUNDED, few_events
+from rwe.analyse.run_groups import few_events, unadjusted
 from rwe.analyse.tasks import Findings, PrimaryRows, Task, TooLittleError, defined, make_estimate
 from rwe.evidence.contract import Coefficient
-from rwe.survival.data import CountingProcess, NotEstimableError
+from rwe.survival.data import CountingProcess
 from rwe.survival.intercurrent import event_weighted_cox
-
-CARRY_WEIGHTS = ("time_dependent_cox", "clone_censor_weight", "marginal_structural_model")
-"""Analyses that can weigh those who go on for an event that ended the follow-up of others."""
-
-
-def require_weights(task: Task) -> None:
-    """Raises NotEstimableError where an analysis cannot weigh for the events at which follow-up ends."""
-    names = ", ".join(e.name for e in task.censoring_events)
-    if task.analysis.analysis not in CARRY_WEIGHTS:
-        raise NotEstimableError(
-            f"follow-up ends at {names}, which is weighted for, and this analysis carries no such weights",
-            advice=f"ask for {', '.join(CARRY_WEIGHTS[:-1])} or {CARRY_WEIGHTS[-1]}, or for the handling "
-            "treatment_policy",
-        )
-    if task.analysis.status_after_start == "freeze":
-        raise NotEstimableError(
-            f"follow-up ends at {names}, which is weighted for, and comparisons that each begin at a start "
-            "carry no such weights",
-            advice="leave status_after_start out",
-        )
 
 
 def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings) -> None:
@@ -65,7 +45,7 @@ def run_event_weighted_cox(task: Task, rows: CountingProcess, findings: Findings
             warnings=[
                 *found.warnings,
                 *few_events(task, rows.counts(), len(fit.names), has_ratio=hr.estimate is not None),
-                *([] if a.adjusted_for else [CONFOUNDED]),
+                *unadjusted(task),
             ],
             assumptions=[*of_model(task), *found.assumptions],
             parameters=task.parameters(weight_model="cox_of_events"),

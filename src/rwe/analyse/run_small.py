@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rwe.analyse.assumptions import of_model, of_one_group, of_test, of_time_zero
-from rwe.analyse.run_groups import CONFOUNDED, few_events
+from rwe.analyse.run_groups import CONFOUNDED, few_events, unadjusted
 from rwe.analyse.tasks import Findings, PrimaryRows, Task, defined, make_estimate
 from rwe.evidence.contract import Coefficient
 from rwe.survival.cox import exposure_data
@@ -19,14 +19,13 @@ def run_firth(task: Task, rows: CountingProcess, findings: Findings) -> None:
     hr = fit.hazard_ratio()
     if task.analysis.role == "primary" and task.site is None:
         findings.primary = firth_rows(task)
-    caveats = [] if task.is_biased or task.analysis.adjusted_for else [CONFOUNDED]
     findings.estimates.append(
         make_estimate(
             task,
             rows,
             "hazard_ratio",
             f"{fit.method}, {fit.ties.capitalize()} ties",
-            warnings=[*fit.warnings, *few_events(task, rows.counts(), len(fit.names)), *caveats],
+            warnings=[*fit.warnings, *few_events(task, rows.counts(), len(fit.names)), *unadjusted(task)],
             assumptions=[*of_model(task), PENALTY],
             effect_type="conditional" if task.analysis.adjusted_for or fit.strata else "marginal",
             parameters=task.parameters(ties=fit.ties),

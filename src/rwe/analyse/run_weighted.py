@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from rwe.analyse.assumptions import of_time_zero
+from rwe.analyse.planned import is_as_planned
 from rwe.analyse.run_emulation import refuse_few, weighted_points
+from rwe.analyse.run_groups import unadjusted
 from rwe.analyse.tasks import (
     BalanceAfter,
     Findings,
     PrimaryRows,
     Task,
     effect_estimate,
+    require_possible,
 )
 from rwe.evidence.contract import Curve, Estimate
 from rwe.survival.aiptw import AiptwSurvival, aiptw_survival
 from rwe.survival.arm_contrasts import SurvivalContrast
 from rwe.survival.cox import CoxData
-from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
+from rwe.survival.data import CohortTable, CountingProcess
 from rwe.survival.msm import marginal_structural_cox
 from rwe.survival.propensity import Kind, LandmarkWeighted, landmark_weighted
 from rwe.survival.sequential import sequential_trials
@@ -45,7 +49,8 @@ def run_sequential_trials(task: Task, rows: CountingProcess, findings: Findings)
             "hazard_ratio",
             found.hazard_ratio,
             method=found.method,
-            warnings=found.warnings,
+            warnings=[*found.warnings, *unadjusted(task)],
+            assumptions=found.assumptions,
             parameters=task.parameters(grace_days=task.protocol.strategies.treated.grace_days),
             effect_type=found.effect_type,
             n=found.n,
@@ -63,12 +68,7 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
     it, so exposed and not exposed cannot be made alike by weights, and the ratio would be as confounded as
     without them.
     """
-    if task.excuse is not None:
-        raise NotEstimableError(
-            "the strategy ends at progression, so whoever progressed could not start: a structural model of "
-            "starting needs that everybody could",
-            advice="use clone_censor_weight, or salvage: counts_as_start",
-        )
+    require_possible(task)
     found = marginal_structural_cox(
         task.table,
         task.fixed,
@@ -87,7 +87,8 @@ def run_marginal_structural_model(task: Task, rows: CountingProcess, findings: F
             "hazard_ratio",
             found.hazard_ratio,
             method=found.method,
-            warnings=found.warnings,
+            warnings=[*found.warnings, *unadjusted(task)],
+            assumptions=found.assumptions,
             parameters=task.parameters(truncate_percentile=task.analysis.truncate_percentile),
             effect_type=found.effect_type,
             n=found.n,
@@ -140,7 +141,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
     if task.site is None:
         smd = {b.covariate: b.after for b in found.balance if b.after is not None}
         words = f"{found.method}, day {task.landmark}"
-        findings.balance.append(BalanceAfter(words, smd, a.role == "primary"))
+        findings.balance.append(BalanceAfter(words, smd, a.role == "primary", is_as_planned(a)))
     asked: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
     findings.estimates.append(
         effect_estimate(
@@ -149,13 +150,16 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
             "hazard_ratio",
             found.contrasts.hazard_ratio,
             method=found.method,
-            warnings=found.warnings,
+            warnings=[*found.warnings, *unadjusted(task)],
+            assumptions=[*of_time_zero(task), *found.assumptions],
             parameters=task.parameters(**asked),
             effect_type="marginal",
         )
     )
     for at in found.contrasts.survival:
-        findings.estimates.extend(_survival(task, rows, at, found.method, asked))
+        findings.estimates.extend(
+            _survival(task, rows, at, found.method, asked, assumptions=found.assumptions)
+        )
     findings.curves.extend(_curves(task, found))
 
 
@@ -191,6 +195,7 @@ def _survival(
     asked: Mapping[str, object],
     *,
     warnings: Sequence[str] = (),
+    assumptions: Sequence[str] = (),
 ) -> Iterator[Estimate]:
     """Survival of both strategies on one day after the landmark, and their difference, with `warnings`."""
     control, treated = task.strategies()
@@ -202,7 +207,8 @@ def _survival(
             "survival" if strategy else "survival_difference",
             effect,
             method=method,
-            warnings=() if strategy else warnings,
+            warnings=() if strategy else [*warnings, *unadjusted(task)],
+            assumptions=[*of_time_zero(task), *assumptions],
             contrast=task.contrast(strategy),
             parameters=where,
             effect_type=None if strategy else "marginal",
@@ -240,4 +246,6 @@ def run_aiptw(task: Task, rows: CountingProcess, findings: Findings) -> None:
     asked = {"replicates": task.analysis.replicates or None}
     for at in found:
         warnings = (*at.warnings, *leaning.warnings)
-        findings.estimates.extend(_survival(task, rows, at, at.method, asked, warnings=warnings))
+        findings.estimates.extend(
+            _survival(task, rows, at, at.method, asked, warnings=warnings, assumptions=at.assumptions)
+        )

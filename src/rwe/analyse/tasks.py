@@ -6,17 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from rwe.evidence.contract import Contrast, Curve, Estimate, Parameters, Refusal, groups_of
 from rwe.progress import SILENT, Progress
 from rwe.simulate.coverage import few_events_warning
 from rwe.study import Analysis, Protocol
 from rwe.study.analyses import OPTIONS
+from rwe.study.possible import NO_HORIZON, never_runs
 from rwe.survival.cox import CoxData
 from rwe.survival.data import (
     CohortTable,
     CountingProcess,
     NotEstimableError,
+    SurvivalDataError,
     exposure_split,
+    frozen_ints,
     landmark_split,
     naive_split,
     start_day_split,
@@ -31,6 +36,12 @@ from rwe.survival.weight_diagnostics import WeightDiagnostics
 
 IMMORTAL_TIME = "Biased: whoever started had survived until then, so immortal time counts as treated time."
 RELAPSE, NON_RELAPSE_DEATH = "relapse", "non_relapse_death"
+FEWEST_REPLICATES = 200
+"""The 2.5th percentile of fewer is the fifth smallest or one nearer to the end: any other draw moves it."""
+FEW_REPLICATES = (
+    "The bootstrap has few replicates, so its limits are rough: another seed would move them. Ask for two "
+    "hundred or more."
+)
 _CURVES = ("_kaplan_meier", "simon_makuch")
 
 
@@ -60,6 +71,7 @@ class BalanceAfter:
     words: str
     smd: dict[str, float]
     is_primary: bool
+    is_planned: bool = True
 
 
 @dataclass
@@ -76,8 +88,10 @@ class Findings:
     answer: Task | None = None
 
     def balanced(self) -> BalanceAfter | None:
-        """The balance by the weights of the primary analysis, else of the first weighted one."""
-        return min(self.balance, key=lambda b: not b.is_primary, default=None)
+        """The balance by the weights of the primary analysis, else of the first weighted one of the study's
+        own question."""
+        own = [b for b in self.balance if b.is_planned]
+        return min(own, key=lambda b: not b.is_primary, default=None)
 
     def warnings(self) -> list[str]:
         """Each warning of a primary estimate once; the others stay with their estimates."""
@@ -105,21 +119,28 @@ class Task:
 
     @property
     def time_varying(self) -> list[str]:
-        return [name for name in self.analysis.adjusted_for if name in self.protocol.statuses()]
+        """What it adjusts for as it changes; from a landmark as known then."""
+        changing = self.protocol.changing(self.analysis)
+        return [name for name in self.analysis.adjusted_for if name in changing]
 
     @property
     def fixed(self) -> list[str]:
         return [name for name in self.analysis.adjusted_for if name not in self.time_varying]
 
     @property
+    def at_index(self) -> list[str]:
+        """What it adjusts for and has a value at index, which may be missing."""
+        return [name for name in self.analysis.adjusted_for if name not in self.protocol.statuses()]
+
+    @property
     def censoring_events(self) -> tuple[CensoringEvent, ...]:
         """The intercurrent events at which follow-up ended and that are weighted for."""
-        statuses = self.protocol.statuses()
+        changing = self.protocol.changing(self.analysis)
         return tuple(
             CensoringEvent(
                 e.name,
-                tuple(n for n in e.weighted_for if n not in statuses),
-                tuple(n for n in e.weighted_for if n in statuses),
+                tuple(n for n in e.weighted_for if n not in changing),
+                tuple(n for n in e.weighted_for if n in changing),
             )
             for e in self.protocol.censoring_events()
         )
@@ -153,9 +174,7 @@ class Task:
         """The day up to which restricted means and survival differences are taken."""
         asked = self.analysis.horizon_days or max(self.protocol.horizons, default=None)
         if asked is None:
-            raise NotEstimableError(
-                "the study names no horizon", advice="give horizon_days, or horizons in the study file"
-            )
+            raise NotEstimableError(NO_HORIZON.what, advice=NO_HORIZON.advice)
         return asked
 
     def rows(self) -> CountingProcess:
@@ -197,6 +216,13 @@ class Task:
         return self.protocol.strategies.control.name, self.protocol.strategies.treated.name
 
 
+def require_possible(task: Task) -> None:
+    """Raises NotEstimableError where the protocol alone says that the analysis can never run."""
+    found = never_runs(task.protocol, task.analysis)
+    if found is not None:
+        raise NotEstimableError(found.what, advice=found.advice)
+
+
 def prepared(task: Task) -> Task:
     """The task on the table that its options ask for: with salvage as a start, to the first progression.
 
@@ -210,10 +236,19 @@ def prepared(task: Task) -> Task:
     if task.analysis.endpoint == "progression_free_survival":
         events = relapses(table)
         table = events.table
-        notes += events.warnings
+        notes += [*events.warnings, *_ends_at_composite(task.protocol)]
     task = replace(task, table=table)
     notes += [*_later_starters(task), *_adjusts_for_less(task)]
     return replace(task, notes=tuple(notes))
+
+
+def _ends_at_composite(protocol: Protocol) -> list[str]:
+    """Progression-free survival goes no further than follow-up does, and that ends at the outcome."""
+    composite = protocol.composite_events()
+    if not composite:
+        return []
+    others = " or ".join(name.replace("_", " ") for name in composite)
+    return [f"The outcome is composite: {others} counts here as an event, too, beside progression and death."]
 
 
 def _later_starters(task: Task) -> list[str]:
@@ -247,12 +282,34 @@ def _adjusts_for_less(task: Task) -> list[str]:
     return [f"Not adjusted for {', '.join(missing)}, as the primary analysis is: confounding is left."]
 
 
-def relapses(table: CohortTable) -> FirstEvents:
-    """First progression or death, whichever comes first. Raises NotEstimableError without progressions."""
+def relapses(table: CohortTable, composite: Sequence[str] = ()) -> FirstEvents:
+    """First progression or the outcome, whichever comes first.
+
+    With the events of a `composite` outcome each of them is a cause of its own, beside death. Raises
+    NotEstimableError without progressions, SurvivalDataError where the table does not tell those events.
+    """
     if "progression_day" not in table.patients.columns:
         raise NotEstimableError("the study records no progression", advice="name a disease_status in it")
     days = numbers(table.patients, "progression_day", "patients")
-    return first_events(table, {RELAPSE: days}, death=NON_RELAPSE_DEATH)
+    events = first_events(table, {RELAPSE: days}, death=NON_RELAPSE_DEATH)
+    return _outcomes_apart(events, composite) if composite else events
+
+
+def _outcomes_apart(events: FirstEvents, composite: Sequence[str]) -> FirstEvents:
+    """The outcomes without relapse by what they were: `end_reason` is death or composite:NAME."""
+    patients = events.table.patients
+    if "end_reason" not in patients.columns:
+        raise SurvivalDataError("the table does not say why follow-up ended", where="end_reason")
+    death = events.causes.index(NON_RELAPSE_DEATH) + 1
+    code = {f"composite:{name}": death + i for i, name in enumerate(composite, start=1)}
+    which = patients["end_reason"].map(code).fillna(death).to_numpy(dtype=np.int64)
+    causes = (
+        RELAPSE,
+        "_or_".join(["death_without_relapse", *composite]),
+        *(f"{name}_without_relapse" for name in composite),
+    )
+    cause = frozen_ints(np.where(events.cause == death, which, events.cause))
+    return replace(events, cause=cause, causes=causes)
 
 
 def make_estimate(
@@ -276,12 +333,18 @@ def make_estimate(
     events_by = {treated: counts.events_exposed, control: counts.events_unexposed} if counts else {}
     events = values.get("events")
     few = _coverage(task, estimand, events if isinstance(events, int) else sum(events_by.values()), values)
-    said = ([IMMORTAL_TIME] if task.is_biased else []) + [*task.notes, *warnings, *few]
+    said = ([IMMORTAL_TIME] if task.is_biased else []) + [
+        *task.notes,
+        *warnings,
+        *few,
+        *_rough(values),
+    ]
     fields: dict[str, object] = {
         **blank,
         "analysis": task.analysis.analysis,
         "estimand": estimand,
         "role": "posthoc" if task.is_posthoc and not task.is_biased else task.analysis.role,
+        "asked_role": task.analysis.role if task.is_posthoc else None,
         "contrast": task.contrast(),
         "site": task.site,
         "method": method,
@@ -305,6 +368,15 @@ def _coverage(task: Task, estimand: str, events: int, values: Mapping[str, objec
         return []
     found = few_events_warning(task.analysis.analysis, estimand, events, options=task.interval_options)
     return [found] if found else []
+
+
+def _rough(values: Mapping[str, object]) -> list[str]:
+    """What a bootstrap of few replicates leaves of its limits, where there are some."""
+    at = values.get("parameters")
+    replicates = at.replicates if isinstance(at, Parameters) else None
+    has_limits = values.get("ci_low") is not None or values.get("ci_high") is not None
+    is_rough = replicates is not None and replicates < FEWEST_REPLICATES and has_limits
+    return [FEW_REPLICATES] if is_rough else []
 
 
 def effect_estimate(

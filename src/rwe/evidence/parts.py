@@ -26,7 +26,7 @@ class AutopsyStep(Part):
     """One hazard ratio on the way from the naive analysis to the best one, and what changed from the step
     before: a bias was removed, or another question is answered (the estimand changed)."""
 
-    step: Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted"]
+    step: Literal["naive", "immortal_days_dropped", "time_dependent", "adjusted", "weighted", "answer"]
     label: str
     change: Literal["naive", "bias_removed", "estimand_changed"]
     words: str = Field(description="What changed, in a sentence.")
@@ -126,6 +126,9 @@ class NegativeControlEstimate(Part):
     ci_high: float | None
     p_value: float | None
     refused: str | None = Field(description="Why there is no estimate.")
+    is_posthoc: bool = Field(
+        default=False, exclude_if=is_empty, description="Whether it was locked otherwise, or not at all."
+    )
 
 
 class CalibratedEstimate(Part):
@@ -140,6 +143,9 @@ class CalibratedEstimate(Part):
     ci_level: float
     p_value: float
     warnings: list[str]
+    is_posthoc: bool = Field(
+        default=False, exclude_if=is_empty, description="Whether it was locked otherwise, or not at all."
+    )
 
 
 class NegativeControls(Part):
@@ -162,12 +168,23 @@ class CorrectedEstimate(Part):
     ci_high: float | None
 
 
+class ConfoundingTippingPoint(Part):
+    """The hazard ratio of a binary confounder at which nothing is left of the primary estimate, and at which
+    its interval reaches 1. Null: no strength would do at these prevalences."""
+
+    prevalence_treated: float
+    prevalence_control: float
+    for_estimate: float | None
+    for_limit: float | None
+
+
 class UnmeasuredConfounding(Part):
     """How strong an unmeasured confounder had to be to explain the primary estimate away."""
 
     e_value: float
     e_value_limit: float | None
     array: list[CorrectedEstimate]
+    tipping_points: list[ConfoundingTippingPoint] = Field(default=[])
 
 
 class TippingPoint(Part):
@@ -188,6 +205,9 @@ class Misclassification(Part):
     median: float
     ci_low: float
     ci_high: float
+    is_posthoc: bool = Field(
+        default=False, exclude_if=is_empty, description="Whether it was locked otherwise, or not at all."
+    )
 
 
 class Detectable(Part):
@@ -216,6 +236,9 @@ class Subgroup(Part):
     levels: list[SubgroupEstimate]
     interaction_p: float | None
     warnings: list[str]
+    is_posthoc: bool = Field(
+        default=False, exclude_if=is_empty, description="Whether it was locked otherwise, or not at all."
+    )
 
 
 class Diagnostics(Part):
@@ -303,13 +326,46 @@ class Kinetics(Part):
     traces: list[CopiesTrace]
     case_series: list[CaseReport]
     notes: list[str]
+    traces_apart: int | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Traces that are not in `traces`, but at most in the folder reproduce of the site.",
+    )
+    cases_apart: int | None = Field(
+        default=None, exclude_if=is_none, description="As traces_apart, of `case_series`."
+    )
 
 
 class Amendment(Part):
+    """An entry of the lock's log: the lock itself, or an amendment, which differs from the entry before."""
+
     locked_at: datetime
     version: str
     protocol_sha256: str
     reason: str | None
+    registration: str | None = Field(
+        default=None, exclude_if=is_none, description="The registration of this version."
+    )
+    refreshes_before: int | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Refreshes of the study before this entry: they had shown the outcome. As far as the "
+        "history goes.",
+    )
+    changed: list[str] = Field(
+        default=[], exclude_if=is_empty, description="Fields that differ from the entry before."
+    )
+    has_other_answer: bool = Field(
+        default=False,
+        exclude_if=is_empty,
+        description="Whether the primary analysis, or what it rests on, is another than in the entry before.",
+    )
+    dropped: list[str] = Field(
+        default=[], exclude_if=is_empty, description="What the entry before asked for and this does not."
+    )
+    added: list[str] = Field(
+        default=[], exclude_if=is_empty, description="What this entry asks for and the one before did not."
+    )
 
 
 class LockSummary(Part):
@@ -319,3 +375,9 @@ class LockSummary(Part):
     registration: str | None
     log: list[Amendment]
     changed: list[str] = Field(description="Fields of the protocol that differ from the locked one.")
+    dropped: list[str] = Field(
+        default=[], exclude_if=is_empty, description="What was locked and is not asked for any more."
+    )
+    added: list[str] = Field(
+        default=[], exclude_if=is_empty, description="What is asked for and was not locked."
+    )

@@ -182,6 +182,15 @@ def seal_open(workspace: Workspace, study: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def holds_erased(workspace: Workspace, ledger: Ledger) -> bool:
+    """Whether somebody of a ledger that is not written yet was erased since its tables were read.
+
+    For a caller who holds the build's lock, as an erasure does from before it lists whom it erases.
+    """
+    blocklist = open_blocklist(workspace)
+    return blocklist is not None and _without(ledger, blocklist.holds_pseudonym)[0] is not None
+
+
 def forget_erased(workspace: Workspace) -> int:
     """Take everybody on the list of the erased out of every ledger; returns how many rows went.
 

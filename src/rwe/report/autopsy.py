@@ -116,6 +116,8 @@ def step_sentences(found: BiasAutopsy) -> tuple[str, ...]:
         said += f" Adjusted for who tends to start, it is {ratio(known['adjusted'])}."
     if "weighted" in known:
         said += f" The strategies emulated from day 0 give {ratio(known['weighted'])}, another estimand."
+    if "answer" in known:
+        said += f" The study's answer is {ratio(known['answer'])}."
     return (said,)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rwe.evidence.parts import (
+    ConfoundingTippingPoint,
     CorrectedEstimate,
     Detectable,
     Diagnostics,
@@ -76,10 +77,11 @@ class PositivityRow:
 
 @dataclass(frozen=True)
 class BiasArray:
-    """Corrected ratios: a row for each pair of prevalences, a column for each strength."""
+    """Corrected ratios: a row for each pair of prevalences, a column for each strength; then at what strength
+    nothing is left of the estimate, and of its interval."""
 
     strengths: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[str, ...], str], ...]
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def diagnostics(found: Diagnostics, names: Names, protocol: Protocol) -> Diagnos
         positivity=positivity,
         positivity_note=_positivity_note(positivity, is_looked_at_together=bool(found.overlap)),
         confounding=confounding_sentences(confounding) if confounding else (),
-        array=_array(confounding.array) if confounding else BiasArray((), ()),
+        array=_array(confounding) if confounding else BiasArray((), ()),
         lost=_lost(found.lost_deaths, names) if found.lost_deaths else "",
         misclassification=tuple(_misclassified(m) for m in found.misclassification),
         detectable=_detectable(found.detectable, names) if found.detectable else "",
@@ -223,17 +225,32 @@ def confounding_sentences(found: UnmeasuredConfounding) -> tuple[str, ...]:
     return first, second
 
 
-def _array(cells: list[CorrectedEstimate]) -> BiasArray:
+def _array(confounding: UnmeasuredConfounding) -> BiasArray:
+    cells = confounding.array
+    tips = {(t.prevalence_treated, t.prevalence_control): t for t in confounding.tipping_points}
     strengths = sorted({c.confounder_hazard_ratio for c in cells})
     found = {(c.prevalence_treated, c.prevalence_control, c.confounder_hazard_ratio): c for c in cells}
     pairs = sorted({(c.prevalence_treated, c.prevalence_control) for c in cells if _is_uneven(c)})
     return BiasArray(
         strengths=tuple(f"{s:g}" for s in strengths),
         rows=tuple(
-            (percent(t), percent(c), tuple(_corrected(found.get((t, c, s))) for s in strengths))
+            (
+                percent(t),
+                percent(c),
+                tuple(_corrected(found.get((t, c, s))) for s in strengths),
+                _tip(tips.get((t, c))),
+            )
             for t, c in pairs
         ),
     )
+
+
+def _tip(found: ConfoundingTippingPoint | None) -> str:
+    """`3.10; interval 1.45`: at which strength nothing is left, and at which the interval reaches 1."""
+    if found is None:
+        return ""
+    of_estimate, of_limit = ("none" if g is None else ratio(g) for g in (found.for_estimate, found.for_limit))
+    return f"{of_estimate}; interval {of_limit}"
 
 
 def _is_uneven(cell: CorrectedEstimate) -> bool:
@@ -242,10 +259,11 @@ def _is_uneven(cell: CorrectedEstimate) -> bool:
 
 
 def _corrected(cell: CorrectedEstimate | None) -> str:
-    return "" if cell is None else _with_limits(cell.hazard_ratio, cell.ci_low, cell.ci_high)
+    return "" if cell is None else ratio_with_limits(cell.hazard_ratio, cell.ci_low, cell.ci_high)
 
 
-def _with_limits(value: float | None, low: float | None, high: float | None) -> str:
+def ratio_with_limits(value: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its interval, or that it cannot be estimated."""
     if value is None:
         return NOT_ESTIMABLE
     return f"{ratio(value)} ({interval(ratio(low), ratio(high))})"
@@ -275,32 +293,36 @@ def _lost(found: TippingPoint, names: Names) -> str:
 
 def _misclassified(m: Misclassification) -> MisclassificationRow:
     return MisclassificationRow(
-        what={"exposure": "Recorded starts", "death": "Recorded deaths"}[m.what],
+        what={"exposure": "Recorded starts", "death": "Recorded deaths"}[m.what]
+        + (" (post hoc)" if m.is_posthoc else ""),
         confirmed=f"{count(m.confirmed)} of {count(m.reviewed)} ({percent(m.confirmed / m.reviewed)})",
         corrected=ratio(m.hazard_ratio),
-        simulated=_with_limits(m.median, m.ci_low, m.ci_high),
+        simulated=ratio_with_limits(m.median, m.ci_low, m.ci_high),
     )
 
 
 def _detectable(found: Detectable, names: Names) -> str:
+    """The share is Schoenfeld's p of `power.share_at_deaths`, never above a half: whose it is, it forgets."""
+    smaller, larger = percent(found.share_exposed), percent(1 - found.share_exposed)
     return (
-        f"With {count(found.events)} {names.events} and {percent(found.share_exposed)} of the follow-up "
-        f"after a start, the power is {percent(found.power)} to find a hazard ratio of "
-        f"{ratio(found.protective)} or lower, or of {ratio(found.harmful)} or higher. A weaker effect can be "
-        "missed."
+        f"With {count(found.events)} {names.events}, at which those at risk were divided (started, or not "
+        f"yet) as if into {smaller} and {larger}, the power is {percent(found.power)} to find a hazard ratio "
+        f"of {ratio(found.protective)} or lower, or of {ratio(found.harmful)} or higher. A weaker effect can "
+        "be missed."
     )
 
 
 def _subgroup(found: Subgroup, protocol: Protocol, names: Names) -> list[SubgroupRow]:
     asked = next((s.covariate for s in protocol.subgroups if s.name == found.name), None)
-    name = titled(found.name) + (f": {inside(names.covariate(asked))}" if asked else "")
+    outside = " (post hoc)" if found.is_posthoc else ""
+    name = titled(found.name) + (f": {inside(names.covariate(asked))}" if asked else "") + outside
     return [
         SubgroupRow(
             name=name if i == 0 else "",
             level=s.level,
             patients=count(s.n),
             events=count(s.events),
-            ratio=_with_limits(s.hazard_ratio, s.ci_low, s.ci_high),
+            ratio=ratio_with_limits(s.hazard_ratio, s.ci_low, s.ci_high),
             interaction=p_value(found.interaction_p) if i == 0 else "",
             warnings=tuple(found.warnings) if i == 0 else (),
         )
