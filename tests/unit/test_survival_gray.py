@@ -41,6 +41,20 @@ def test_the_numbers_of_cmprsk_with_ties_and_strata(strata, cause, chi_square, p
     assert swapped.chi_square == pytest.approx(chi_square, abs=1e-10)
 
 
+def test_a_group_that_dies_out_in_a_tie_has_the_variance_of_cmprsk():
+    # (day, kind, group), three deaths of the last at risk on day 5; cmprsk 2.2-11 as above.
+    rows = (
+        "120 100 121 120 121 101 110 120 220 201 210 200 211 210 211 321 321 320 411 400 400 401 401 401 520 "
+        "520 521"
+    )
+    days, cause, group = ([int(row[k]) for row in rows.split()] for k in range(3))
+    of = {1: (3.3726916687853265e-05, 0.99536632104690648), 2: (0.16355839160405555, 0.68590130014407491)}
+    for kind, (chi_square, p_value) in of.items():
+        found = gray_test(days, [0 if c == 0 else 1 if c == kind else 2 for c in cause], group)
+        assert found.chi_square == pytest.approx(chi_square, abs=1e-10)
+        assert found.p_value == pytest.approx(p_value, abs=1e-10)
+
+
 def test_agrees_with_cmprsk_on_simulated_studies(tmp_path):
     frame = simulated(21)
     r = in_r(
