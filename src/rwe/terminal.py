@@ -124,11 +124,13 @@ def ratio(value: float | None) -> str:
 
 def describe(estimate: Estimate) -> str:
     """One line that tells an estimate from the others."""
+    from rwe.study_words import WEIGHTED  # noqa: PLC0415 - the models of studies, which most commands need not
+
     p = estimate.parameters
     notes = _words_of(estimate)
     names = p.adjusted_for
     if names:
-        verb = "weighted" if estimate.analysis in _WEIGHTED else "adjusted"
+        verb = "weighted" if estimate.analysis in WEIGHTED else "adjusted"
         notes.append(f"{verb} for {', '.join(names)}" if len(names) < 4 else verb)
     notes += [p.weight_model] if estimate.analysis == "landmark_weighting" and p.weight_model else []
     notes += ["against never"] if p.compared_with == "never" else []
@@ -145,9 +147,6 @@ def describe(estimate: Estimate) -> str:
     if estimate.site:
         notes.append(f"site {estimate.site}")
     return ", ".join(notes)
-
-
-_WEIGHTED = ("clone_censor_weight", "landmark_weighting", "marginal_structural_model")
 
 
 def _words_of(estimate: Estimate) -> list[str]:
@@ -192,7 +191,7 @@ def hazard_ratio_table(estimates: Iterable[Estimate], truth: float | None = None
     for e in estimates:
         known = e.ci_low is not None and e.ci_high is not None
         marks = ["biased"] if e.is_biased else []
-        marks += ["primary"] if e.role == "primary" else ["post hoc"] if e.role == "posthoc" else []
+        marks += ["primary"] if e.role == "primary" else ["post hoc"] if e.is_posthoc else []
         cells = [
             describe(e),
             f"{e.n:,}",

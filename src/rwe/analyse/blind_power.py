@@ -64,7 +64,10 @@ def blind_power(protocol: Protocol, table: CohortTable) -> BlindPower:
     share = share_at_deaths(rows, blind=True)
     explained = exposure_r_squared(rows, by_site=by_site)
     found = minimum_detectable_effect(
-        counts.events_exposed + counts.events_unexposed, share, r_squared=explained
+        counts.events_exposed + counts.events_unexposed,
+        share,
+        level=protocol.confidence_level,
+        r_squared=explained,
     )
     return BlindPower(
         Detectable(

@@ -19,9 +19,10 @@ from rwe.analyse.describe import (
 from rwe.analyse.diagnose import answer_of, diagnose
 from rwe.analyse.looks import Before, describe_history
 from rwe.analyse.outside_lock import describe_lock, mark_outside_lock, with_refreshes_before
+from rwe.analyse.own_tables import own_tables
 from rwe.analyse.plan import run_analyses
 from rwe.analyse.pool import pooled_tables, without_cohort_changes
-from rwe.analyse.read import StudyTables, holds_study, read_study
+from rwe.analyse.read import StudyTables
 from rwe.analyse.run_grid import run_grid
 from rwe.analyse.run_synthesis import synthesise
 from rwe.analyse.safety import describe_kinetics, describe_safety, without_single_patients
@@ -66,11 +67,9 @@ from rwe.history.manifest import (
 from rwe.history.past import Past, lenient_evidence, read_past, refresh_folders
 from rwe.history.words import repeated_looks
 from rwe.progress import SILENT, Progress
-from rwe.scratch import locked, scratch_folder
+from rwe.scratch import locked
 from rwe.study import Study
 from rwe.study.lock import read_lock
-from rwe.warehouse.build import build
-from rwe.warehouse.opening import private_key
 
 
 @dataclass(frozen=True)
@@ -210,20 +209,8 @@ def study_tables(
     `with_variants`: also those of its sensitivity grid. Raises as `analyse`.
     """
     return pooled_tables(
-        workspace, study, lambda: _own_tables(workspace, study, progress, with_variants=with_variants)
+        workspace, study, lambda: own_tables(workspace, study, progress, with_variants=with_variants)
     )
-
-
-def _own_tables(
-    workspace: Workspace, study: Study, progress: Progress, *, with_variants: bool
-) -> StudyTables:
-    key = private_key(workspace)
-    if holds_study(workspace.private_database, study, key):
-        return read_study(workspace.private_database, study, key, with_variants=with_variants)
-    with scratch_folder(workspace.private, "analyse-") as folder:
-        target = folder / "private.duckdb"
-        build(workspace, [study], target=target, progress=progress)
-        return read_study(target, study, key, with_variants=with_variants)
 
 
 def analyse_blind(

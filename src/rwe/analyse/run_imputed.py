@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rwe.analyse.tasks import Findings, Task, defined
+from rwe.analyse.tasks import Findings, Task, TooLittleError, defined
 from rwe.errors import RweError
 from rwe.evidence.contract import Coefficient, Curve, CurvePoint, Estimate
 from rwe.survival.data import CohortTable, CountingProcess, NotEstimableError
@@ -38,12 +38,12 @@ UNMOVED = "The same on all imputed tables: no imputed value moves it."
 
 def is_imputed(task: Task) -> bool:
     """Whether an analysis asks for imputation, and has baseline covariates that could be imputed."""
-    return task.analysis.missing == "impute" and bool(task.fixed)
+    return task.analysis.missing == "impute" and bool(task.at_index)
 
 
 def imputed_tables(task: Task) -> ImputedTables:
     """The task's table with its covariates imputed, by the protocol's seed. Raises as `impute_baseline`."""
-    return impute_baseline(task.table, task.fixed, m=task.analysis.imputations, seed=task.protocol.seed)
+    return impute_baseline(task.table, task.at_index, m=task.analysis.imputations, seed=task.protocol.seed)
 
 
 def run_imputed(task: Task, imputed: ImputedTables, run: Runner, findings: Findings) -> None:
@@ -86,6 +86,8 @@ def _on(task: Task, table: CohortTable, run: Runner) -> Findings:
     found = Findings()
     try:
         run(one, one.rows(), found)
+    except TooLittleError:
+        raise  # something simpler can stand in its place
     except RweError as e:
         raise NotEstimableError(f"an imputed table carries no analysis: {e.what}", advice=e.advice) from e
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rwe.analyse.own_tables import own_tables
 from rwe.analyse.read import StudyTables, holds_study, read_study
 from rwe.config import Workspace
 from rwe.errors import EvidenceError, UsageError
@@ -31,9 +32,7 @@ from rwe.federate.plan import Plan, make_plan
 from rwe.federate.sums import SiteRows, site_rows, site_sums
 from rwe.identity import Identity, pinned, pins, read_identity
 from rwe.progress import SILENT, Progress
-from rwe.scratch import scratch_folder
 from rwe.study import Study, load_studies, load_study
-from rwe.warehouse.build import build
 from rwe.warehouse.builds import kept_builds
 from rwe.warehouse.opening import private_key
 
@@ -222,20 +221,6 @@ def _rows(workspace: Workspace, step: _Step, progress: Progress) -> SiteRows:
         where=f"refresh {step.request.refresh}",
         advice="it ends as incomplete; with more published.keep_builds the next one can take longer",
     )
-
-
-def own_tables(workspace: Workspace, study: Study, progress: Progress = SILENT) -> StudyTables:
-    """The study's tables of this workspace's own patients, without those that others shared with it.
-
-    Raises EvidenceError where nobody is in the cohort, BuildError as `read_study`.
-    """
-    key = private_key(workspace)
-    if holds_study(workspace.private_database, study, key):
-        return read_study(workspace.private_database, study, key)
-    with scratch_folder(workspace.private, "analyse-") as folder:
-        target = folder / "private.duckdb"
-        build(workspace, [study], target=target, progress=progress)
-        return read_study(target, study, key)
 
 
 def _kept_tables(workspace: Workspace, study: Study) -> Iterator[StudyTables]:
