@@ -8,11 +8,15 @@ select
     m.event_id,
     m.study || ': ' || m.name as detail
 from cohort.measured_value as m
-inner join cohort.observed_value as o
+left join cohort.observed_value as o
     on
         m.study = o.study
         and m.purpose = o.purpose
         and m.name = o.name
         and m.patient_id = o.patient_id
         and m.observed_day = o.observed_day
-where m.is_counted and m.value_comparator is not null
+where
+    m.is_counted
+    and m.value_comparator is not null
+    -- Of those in the window one day's count, of those after index all.
+    and (o.observed_day is not null or not m.is_in_window)

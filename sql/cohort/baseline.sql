@@ -37,8 +37,11 @@ with valued as (
         d.patient_id,
         c.covariate,
         case
-            when c.transform <> 'log' then o.value_number
-            when o.value_number > 0 then ln(o.value_number)
+            when c.transform = 'log' and coalesce(o.value_number, c.before_first) > 0
+                then ln(coalesce(o.value_number, c.before_first))
+            when c.transform = 'log1p' and coalesce(o.value_number, c.before_first) > -1
+                then ln(1 + coalesce(o.value_number, c.before_first))
+            when c.transform = 'none' then coalesce(o.value_number, c.before_first)
         end as covariate_value,
         o.observed_day
     from cohort.demographic as d

@@ -1,6 +1,7 @@
 -- One row a patient, criterion or covariate that asks for a measured value, and number observed in its
--- window. Where the protocol names a unit, a number is turned into it; one in a unit of another kind, in one
--- that is not understood or in none does not count.
+-- window; of covariates also the numbers after index, which tell how they go on. Where the protocol names a
+-- unit, a number is turned into it; one in a unit of another kind, in one that is not understood or in none
+-- does not count.
 with asked as (
     select
         study,
@@ -39,6 +40,8 @@ recorded as (
         o.value_comparator,
         o.value_unit as recorded_unit,
         cast(date_diff('day', i.index_date, m.event_date) as integer) as observed_day,
+        (a.from_day is null or date_diff('day', i.index_date, m.event_date) >= a.from_day)
+        and (a.to_day is null or date_diff('day', i.index_date, m.event_date) <= a.to_day) as is_in_window,
         -- As recorded where the units are one: no digit is lost to a conversion there and back.
         case
             when
@@ -69,8 +72,6 @@ recorded as (
         and o.value_number is not null
         and i.index_date is not null
         and m.event_date is not null
-        and (a.from_day is null or date_diff('day', i.index_date, m.event_date) >= a.from_day)
-        and (a.to_day is null or date_diff('day', i.index_date, m.event_date) <= a.to_day)
 )
 
 select
@@ -88,6 +89,7 @@ select
     r.recorded_number, -- The value as recorded.
     r.recorded_unit, -- Its unit as recorded.
     r.observed_day, -- Days from index.
+    r.is_in_window, -- Whether in the window, so that it can be the value at index; else it is after index.
     r.is_counted, -- Whether in a unit of the kind asked for.
     (
         r.is_counted
@@ -97,3 +99,4 @@ select
         )
     ) as is_implausible -- Whether outside what the protocol takes for possible; it counts all the same.
 from recorded as r
+where r.is_in_window or (r.purpose = 'covariate' and r.observed_day > 0)

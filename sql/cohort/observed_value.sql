@@ -10,7 +10,7 @@ with ranked as (
             order by abs(observed_day) asc, observed_day desc
         ) as nearness
     from cohort.measured_value
-    where is_counted
+    where is_counted and is_in_window
 ),
 
 nearest as (

@@ -1,7 +1,8 @@
 -- One row a patient of the analysed cohort and period in which nothing that is followed over time changes:
 -- the counting process (start_day, stop_day], whole days. It is cut at the start of the exposure, at salvage,
--- at progression and at each change of a covariate. What begins on a day holds from its end on. Who has no
--- follow-up has one row from 0 to 0, and a start on the last day has none: half days are the estimators'.
+-- at progression and at each change of a covariate that is followed over time. What begins on a day holds
+-- from its end on. Who has no follow-up has one row from 0 to 0, and a start on the last day has none: half
+-- days are the estimators'.
 with cut as (
     select
         study,
@@ -28,10 +29,12 @@ with cut as (
     from cohort.survival
     union
     select
-        study,
-        patient_id,
-        day
-    from cohort.covariate_change
+        c.study,
+        c.patient_id,
+        c.day
+    from cohort.covariate_change as c
+    inner join study.covariate as v on c.study = v.study and c.covariate = v.covariate
+    where v.over_time
 ),
 
 followed as (

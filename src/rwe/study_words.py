@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 
+from rwe.over_time_words import later_words, mediated, transformed_words
 from rwe.study import (
     AgeCovariate,
     AgeCriterion,
@@ -31,6 +32,8 @@ from rwe.study.grid import (
     analysis_of,
 )
 from rwe.study.parts import ChartReviews
+from rwe.study.possible import refused_words
+from rwe.study.unasked import unasked_words
 
 _TIERS = {
     "administration": "administrations (MedicationAdministration)",
@@ -66,8 +69,10 @@ _UNDATED = {
     "exclude": "are excluded, and counted in the attrition",
     "last_contact": "count as deaths on their last contact",
 }
-_CARRY_WEIGHTS = ("time_dependent_cox", "clone_censor_weight", "marginal_structural_model")
-_WEIGHTED = frozenset({"clone_censor_weight", "marginal_structural_model", "landmark_weighting"})
+WEIGHTED: frozenset[AnalysisName] = frozenset(
+    {"clone_censor_weight", "marginal_structural_model", "landmark_weighting", "landmark_aiptw"}
+)
+"""Analyses in which the covariates enter weights."""
 STATUS_ADJUSTED = (
     "Status after the start is adjusted for: an effect through delaying progression is not part of this "
     "ratio."
@@ -75,6 +80,10 @@ STATUS_ADJUSTED = (
 STATUS_ADJUSTED_AT_LANDMARK = (
     "Status at the landmark is adjusted for: what a start before it did to that status is not part of this "
     "ratio."
+)
+STATUS_FROZEN = (
+    "Status is adjusted for as on the day of each start, in both groups; whoever starts later stays among "
+    "those not (yet) started, which draws the ratio towards 1."
 )
 
 
@@ -121,7 +130,7 @@ def explain(study: Study) -> dict[str, list[str]]:
         sections["Negative controls"] = _negative_controls(p)
     if p.chart_review:
         sections["Chart review"] = _reviews(p.chart_review)
-    sections["Analyses"] = [_analysis(a, p) for a in p.analyses]
+    sections["Analyses"] = [analysis_words(a, p) for a in p.analyses]
     sections["Analyses"] += _caveats(study)
     return sections
 
@@ -237,10 +246,9 @@ def _covariate(study: Study, c: Covariate) -> str:
             coding = ", ".join(f"{sex} = {value:g}" for sex, value in c.values.items())
             return f"{c.name}: administrative gender ({coding})."
         case ObservationCovariate():
-            log = "natural logarithm of the" if c.transform == "log" else "the"
             return (
-                f"{c.name}: {log} value of {_codes(study, c.codelist)} nearest to day 0 {_window(c.window)}"
-                f"{_unit(c.unit)}, of several on one day their mean. It stays the same from a landmark on."
+                f"{c.name}: {transformed_words(c)} of {_codes(study, c.codelist)} nearest to day 0 "
+                f"{_window(c.window)}{_unit(c.unit)}, of several on one day their mean.{later_words(c)}"
             )
         case CalendarCovariate():
             return f"{c.name}: years from {c.origin} to day 0."
@@ -255,7 +263,8 @@ def _laboratory(study: Study) -> dict[str, list[str]]:
     p, sections = study.protocol, dict[str, list[str]]()
     if p.toxicities:
         sections["Toxicities"] = [
-            f"{t.name}: {t.adverse_event}, graded day by day from {_codes(study, t.codelist)} (CTCAE 5.0)."
+            f"{t.name}: {t.adverse_event}, graded day by day from {_codes(study, t.codelist)} (CTCAE 5.0)"
+            + (f"; rates from day {t.from_day} on, earlier events do not count." if t.from_day else ".")
             for t in p.toxicities
         ] + ["Rates are of the first event of grade 3 or 4, by exposure at the time, not adjusted."]
     if p.cart_copies:
@@ -290,18 +299,23 @@ def _reviews(found: ChartReviews) -> list[str]:
     return [*words, "The primary estimate is also shown corrected for it."] if words else []
 
 
-def _analysis(a: Analysis, protocol: Protocol) -> str:
-    words = f"{a.role}: {_ANALYSES[a.analysis]}"
+def analysis_words(a: Analysis, protocol: Protocol) -> str:
+    """One analysis of a protocol with its role and options, as a sentence."""
+    words, composite = f"{a.role}: {_ANALYSES[a.analysis]}", protocol.composite_events()
+    if a.analysis == "landmark_competing_risks" and composite:
+        others = ", ".join(f"{name} without it" for name in composite)
+        words = words.replace("death without it", f"{others}, death without any of these")
     if a.analysis.startswith("landmark_"):
         words += f" at days {', '.join(str(d) for d in a.landmarks or protocol.landmarks)}"
     if a.endpoint == "progression_free_survival":
-        words += ", of progression-free survival (death or progression, whichever is first)"
+        ends = " or ".join(["death", *composite, "progression"])
+        words += f", of progression-free survival ({ends}, whichever is first)"
     if a.adjusted_for:
-        verb = "weighted" if a.analysis in _WEIGHTED else "adjusted"
+        verb = "weighted" if a.analysis in WEIGHTED else "adjusted"
         words += f", {verb} for {', '.join(a.adjusted_for)}"
     if a.stratify_by:
         by = ", ".join(a.stratify_by)
-        words += f", with {by} in the weights" if a.analysis in _WEIGHTED else f", stratified by {by}"
+        words += f", with {by} in the weights" if a.analysis in WEIGHTED else f", stratified by {by}"
     words += "".join(f", {rule}" for rule in _options(a, protocol))
     if a.analysis.endswith("_cox"):
         words += f" ({a.ties.capitalize()} ties, {a.variance} variance)"
@@ -353,6 +367,7 @@ def _caveats(study: Study) -> list[str]:
     words += _grace(p)
     if any(a.analysis.startswith("time_dependent_") and _follows_status(study, a) for a in p.analyses):
         words.append(f"Note: {STATUS_ADJUSTED}")
+    words += mediated(p)
     if any(a.analysis.startswith("landmark_") and _follows_status(study, a) for a in p.analyses):
         words.append(f"Note: {STATUS_ADJUSTED_AT_LANDMARK}")
     if not any(a.role == "primary" for a in p.analyses):
@@ -363,17 +378,10 @@ def _caveats(study: Study) -> list[str]:
         words.append(
             "Note: censoring on one known day lets a reader of anchored dates find the calendar again."
         )
-    if p.censoring_events():
-        names = ", ".join(e.name for e in p.censoring_events())
-        others = sorted({a.analysis for a in p.analyses} - set(_CARRY_WEIGHTS))
-        if others:
-            words.append(
-                f"Note: follow-up ends at {names}, and only {', '.join(_CARRY_WEIGHTS)} carry weights for "
-                f"that: {', '.join(others)} will be refused."
-            )
+    words += refused_words(p)
     if "request" in p.exposure.tiers:
         words.append("Note: orders count as exposure; an order does not show that the drug was taken.")
-    return words
+    return words + unasked_words(p)
 
 
 def _grace(p: Protocol) -> list[str]:

@@ -45,6 +45,7 @@ DEFAULTS = {
     "event_id": "e{n}",
     "is_valid": "true",
     "is_counted": "true",
+    "is_in_window": "true",
     "is_resolved": "true",
     "component_number": "0",
 }

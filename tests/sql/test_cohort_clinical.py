@@ -263,7 +263,11 @@ changing   | progressed | 200 | 1
 def test_the_counting_process_is_cut_where_something_changes_and_holds_from_the_end_of_the_day() -> None:
     run(
         "cohort.person_period",
-        {"cohort.survival": SURVIVAL, "cohort.covariate_change": CHANGES},
+        {
+            "cohort.survival": SURVIVAL,
+            "study.covariate": "covariate | over_time\nresponding | true\nprogressed | true",
+            "cohort.covariate_change": CHANGES,
+        },
         """
         patient_id | period_number | start_day | stop_day | is_event | is_exposed | is_salvage | is_progressed
         changing   | 1             | 0         | 30       | false    | false      | false      | false
@@ -283,7 +287,11 @@ def test_a_covariate_has_in_a_period_the_value_of_its_last_change_before() -> No
     run(
         "cohort.person_period_covariate",
         {
-            "study.covariate": "covariate | kind\nresponding | disease_status\nage | age_at_index",
+            "study.covariate": """
+            covariate  | kind           | over_time
+            responding | disease_status | true
+            age        | age_at_index   | false
+            """,
             "cohort.person_period": """
             patient_id | period_number | start_day
             ann        | 1             | 0

@@ -27,7 +27,7 @@ def measured_value(records: str, values: str, expected: str, asked: str = "-30 |
     )
 
 
-def test_a_value_is_asked_for_only_inside_its_window_and_only_if_it_is_a_number() -> None:
+def test_a_value_counts_inside_its_window_or_follows_a_covariate_after_index_if_it_is_a_number() -> None:
     measured_value(
         """
         codelist | kind        | patient_id | event_id | event_date
@@ -46,8 +46,9 @@ def test_a_value_is_asked_for_only_inside_its_window_and_only_if_it_is_a_number(
         vague          | 400          |
         """,
         """
-        name | purpose   | event_id | value_number | value_comparator | observed_day | is_counted
+        name | purpose   | event_id | value_number | value_comparator | observed_day | is_in_window
         ldh  | covariate | first    | 100.0        | <                | -30          | true
+        ldh  | covariate | too_late | 300.0        |                  | 1            | false
         """,
     )
 

@@ -61,6 +61,7 @@ def test_no_analysis_of_a_changed_protocol_is_called_primary() -> None:
         ("time_dependent_firth", "posthoc"),  # four against four: what stands in is post hoc, too
         ("landmark_permutation", "posthoc"),
     ]
+    assert [e.analysis for e in found if e.is_the_answer] == ["time_dependent_firth"]
 
 
 def test_an_analysis_that_was_locked_keeps_its_role_beside_one_that_was_not() -> None:

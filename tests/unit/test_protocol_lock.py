@@ -10,7 +10,7 @@ import pytest
 
 from rwe.errors import StudyError
 from rwe.resources import bundled
-from rwe.study import Study, load_study
+from rwe.study import Analysis, Study, load_study
 from rwe.study.lock import lock_path, lock_study, read_lock
 
 NAME = "lenalidomide_after_car_t"
@@ -90,6 +90,130 @@ def test_a_changed_code_list_is_a_changed_protocol(folder: Path) -> None:
     later = study(folder)
     assert read_lock(later).changed == ("codelists",)
     assert all(read_lock(later).is_posthoc(a) for a in later.protocol.analyses)
+
+
+def primary_of(found: Study) -> Analysis:
+    (primary,) = [a for a in found.protocol.analyses if a.role == "primary"]
+    return primary
+
+
+@pytest.mark.parametrize(
+    ("added", "part"),
+    [
+        ("chart_review: {starts: {confirmed: 45, reviewed: 50}}", ("chart_review", None)),
+        ("negative_controls: [second_car_t]", ("negative_controls", "second_car_t")),
+        ("toxicities: [{name: low, adverse_event: anaemia, codelist: ldh}]", ("toxicities", "low")),
+        ("cart_copies: {codelist: ldh, unit: U/L}", ("cart_copies", None)),
+        ("subgroups: [{name: age_65, covariate: age, cut: 65}, {name: old, covariate: age, cut: 70}]",
+         ("subgroups", "old")),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_beside_the_analyses_makes_itself_posthoc_and_no_analysis(
+    folder: Path, added: str, part: tuple[str, str | None]
+) -> None:
+    lock_study(study(folder))
+    before = "subgroups:\n  - {name: age_65, covariate: age, cut: 65}\n"
+    later = study(folder, (before, f"{added}\n" if "subgroups" in added else f"{before}\n{added}\n"))
+    lock = read_lock(later)
+    assert lock.status == "changed"
+    assert not any(lock.is_posthoc(a) for a in later.protocol.analyses)
+    assert lock.is_posthoc_part(*part)
+    assert not lock.is_posthoc_part("subgroups", "age_65")
+
+
+def test_a_covariate_counts_for_the_analyses_that_adjust_for_it(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(
+        folder, ("codelist: ecog, window: {from_day: -30", "codelist: ecog, window: {from_day: -90")
+    )
+    lock = read_lock(later)
+    assert lock.changed == ("covariates",)
+    told = {("ecog" in a.adjusted_for, lock.is_posthoc(a)) for a in later.protocol.analyses}
+    assert told == {(True, True), (False, False)}
+
+
+def test_the_codes_of_a_covariate_count_as_the_covariate_does(folder: Path) -> None:
+    lock_study(study(folder))
+    with (folder / "codelists" / "ldh.csv").open("a", encoding="utf-8") as codes:
+        codes.write("http://loinc.org,14804-9,Lactate dehydrogenase by another reaction,LOINC,,\n")
+    later = study(folder)
+    lock = read_lock(later)
+    assert lock.changed == ("codelists",)
+    told = {("ldh" in a.adjusted_for, lock.is_posthoc(a)) for a in later.protocol.analyses}
+    assert told == {(True, True), (False, False)}
+    assert not lock.is_posthoc_part("subgroups", "age_65"), "age has no codes"
+
+
+def test_another_label_changes_no_estimate(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(folder, ("label: In response", "label: Responding"))
+    assert read_lock(later).changed == ("covariates",)
+    assert not any(read_lock(later).is_posthoc(a) for a in later.protocol.analyses)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("disease_status:\n  codelist: disease_status", "disease_status:\n  codelist: response"),
+        ("new_user_washout: {days: 180}", "new_user_washout: {days: 90}"),
+        ("same_event_days: 14", "same_event_days: 7"),
+        ("procedure], handling: treatment_policy", "procedure], handling: composite"),
+    ],
+)
+def test_whoever_is_in_the_cohort_and_how_it_ends_counts_for_every_analysis(
+    folder: Path, change: tuple[str, str]
+) -> None:
+    lock_study(study(folder))
+    later = study(folder, change)
+    lock = read_lock(later)
+    assert all(lock.is_posthoc(a) for a in later.protocol.analyses)
+    assert lock.is_posthoc_part("subgroups", "age_65")
+
+
+def test_a_day_added_to_landmarks_is_posthoc_and_the_others_are_not(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(folder, ("landmarks: [60, 90, 180]\nhorizons", "landmarks: [60, 90, 120]\nhorizons"))
+    lock = read_lock(later)
+    (crude,) = [a for a in later.protocol.analyses if a.analysis == "landmark_cox" and not a.adjusted_for]
+    assert [lock.is_posthoc(crude, day) for day in (60, 90, 120)] == [False, False, True]
+    assert not lock.is_posthoc(primary_of(later))
+
+
+def test_an_estimate_by_site_added_later_is_posthoc_and_that_of_all_sites_is_not(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(folder, ("{analysis: landmark_cox}", "{analysis: landmark_cox, by_site: true}"))
+    lock = read_lock(later)
+    (crude,) = [a for a in later.protocol.analyses if a.analysis == "landmark_cox" and a.by_site]
+    assert not lock.is_posthoc(crude, 60)
+    assert lock.is_posthoc(crude, 60, of_site=True)
+    assert not lock.is_posthoc(primary_of(later), of_site=True)
+
+
+def test_a_planned_sensitivity_that_is_made_primary_is_posthoc(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(
+        folder,
+        ("    role: primary\n", ""),
+        ("  - {analysis: time_dependent_cox}\n", "  - {analysis: time_dependent_cox, role: primary}\n"),
+    )
+    assert read_lock(later).is_posthoc(primary_of(later))
+
+
+def test_a_horizon_counts_for_what_is_read_off_at_it(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(folder, ("horizons: [365, 730]", "horizons: [365, 730, 1095]"))
+    lock = read_lock(later)
+    told = {a.analysis: lock.is_posthoc(a) for a in later.protocol.analyses}
+    assert (told["landmark_kaplan_meier"], told["clone_censor_weight"]) == (True, True)
+    assert (told["time_dependent_cox"], told["mantel_byar"]) == (False, False)
+
+
+def test_what_stands_in_for_a_planned_primary_analysis_is_as_planned_in_the_grid(folder: Path) -> None:
+    lock_study(study(folder))
+    later = study(folder, ("title: Lenalidomide", "title: On lenalidomide"))
+    stands_in = Analysis(analysis="time_dependent_firth", role="primary")
+    lag = next(c for c in later.protocol.sensitivity_grid if c.rule == "lag_days")
+    assert not read_lock(later).is_posthoc_change(stands_in, lag)
 
 
 def test_an_amendment_needs_a_reason_and_a_version_and_keeps_the_lock_of_before(folder: Path) -> None:

@@ -292,7 +292,7 @@ def test_the_page_says_where_the_protocol_stands(status: str, changed: list[str]
 def test_an_analysis_outside_the_lock_is_no_answer_but_is_told() -> None:
     parameters = Parameters(adjusted_for=example.ADJUSTED, stratified_by=["site"])
     document = evidence(
-        estimates=[estimate(role="posthoc", parameters=parameters)],
+        estimates=[estimate(role="posthoc", asked_role="primary", parameters=parameters)],
         protocol_lock=example.lock("changed", ["eligibility"]),
     )
     shown = locks.lock(document)
@@ -447,7 +447,13 @@ def test_single_patients_stay_out_of_a_release() -> None:
 
 def test_kinetics_without_a_measurement_say_so() -> None:
     nothing = Kinetics(
-        unit="{copies}/ug", summaries=[], traces=[], case_series=[], notes=["Nobody was measured"]
+        unit="{copies}/ug",
+        summaries=[],
+        traces=[],
+        case_series=[],
+        notes=["Nobody was measured"],
+        traces_apart=0,
+        cases_apart=0,
     )
     page = plain(render_report(evidence(kinetics=nothing)))
     assert "Nobody was measured." in page

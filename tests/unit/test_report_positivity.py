@@ -137,10 +137,12 @@ def test_the_answer_names_what_it_stands_in_for() -> None:
 
 
 def test_outside_the_lock_what_stands_in_is_told() -> None:
-    asked = estimate(role="posthoc", parameters=example.estimates()[0].parameters)
+    parameters = example.estimates()[0].parameters
+    asked = estimate(role="posthoc", asked_role="sensitivity", parameters=parameters)
     stands_in = estimate(
-        analysis="time_dependent_firth", role="posthoc", downgraded_from="time_dependent_cox", estimate=0.5
-    )
-    found = posthoc_answer(evidence(estimates=[asked, stands_in]), PROTOCOL)
+        analysis="time_dependent_firth", role="posthoc", asked_role="primary", estimate=0.5,
+        downgraded_from="time_dependent_cox",
+    )  # fmt: skip
+    found = posthoc_answer(evidence(estimates=[asked, stands_in]))
     assert found is not None
     assert found.analysis == "time_dependent_firth"

@@ -95,7 +95,7 @@ def test_the_day_of_a_landmark_is_part_of_the_answer() -> None:
     ("changes", "said"),
     [
         ({"status_after_start": "follow"}, "an effect through delaying progression is not part"),
-        ({"status_after_start": "freeze"}, ""),
+        ({"status_after_start": "freeze"}, "on the day of each start, in both groups; whoever starts later"),
         ({"landmark_day": 60}, "Status at the landmark is adjusted for"),
     ],
 )

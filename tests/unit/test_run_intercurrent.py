@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from rwe.analyse.diagnose import diagnose
 from rwe.analyse.plan import Findings, run_analyses
-from rwe.analyse.run_intercurrent import CARRY_WEIGHTS
 from rwe.report.specification import specification
 from rwe.study import AnalysisName, Protocol, load_study
+from rwe.study.possible import CARRY_WEIGHTS
 from rwe.study_words import explain
 from rwe.survival.data import CohortTable
 from rwe.survival.intercurrent import CensoringEvent, event_weighted_cox

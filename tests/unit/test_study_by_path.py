@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from rwe.analyse.describe import describe_lock
+from rwe.analyse.outside_lock import describe_lock
 from rwe.cli import main
 from rwe.config import Workspace, init_workspace
 from rwe.errors import StudyError

@@ -181,3 +181,10 @@ def test_broken_input_is_refused(arguments, sentence):
         kaplan_meier(**arguments)
     with pytest.raises(SurvivalDataError, match="before the curve's origin"):
         survival_at(kaplan_meier([3.0], [True]), [-1])
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), 2])
+def test_an_event_that_is_neither_0_nor_1_is_no_death(unknown):
+    event = [unknown, 0, 1, 0]
+    with pytest.raises(SurvivalDataError, match="event is neither 0 nor 1"):
+        kaplan_meier([1, 2, 3, 4], event)

@@ -120,3 +120,10 @@ def test_broken_input_is_refused(change, sentence):
     valid = {"stop": [1.0, 2.0], "event": [1, 1], "group": [0, 1]}
     with pytest.raises(SurvivalDataError, match=sentence):
         logrank(**valid | change)
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), 2])
+def test_an_event_that_is_neither_0_nor_1_is_no_death(unknown):
+    event = [unknown, 0, 1, 0]
+    with pytest.raises(SurvivalDataError, match="event is neither 0 nor 1"):
+        logrank([1, 2, 3, 4], event, [0, 1, 0, 1])

@@ -38,3 +38,21 @@ def test_an_event_is_counted_where_it_happens_and_ends_the_time_at_risk() -> Non
     assert unexposed.person_years == pytest.approx((40 + 30 + 50 + 10 + 20) / 365.25)
     assert exposed.person_years == pytest.approx((20 + 60) / 365.25)
     assert (unexposed.patients, exposed.patients) == (5, 2)
+
+
+def test_an_event_on_the_day_of_the_start_is_not_yet_exposed() -> None:
+    """Exposure begins at the end of its day, and many a record is made at the visit at which it starts."""
+    cohort = table(
+        [(name, 400, False, start) for name, start in zip("abcd", [100, 100, 100, NEVER], strict=True)]
+    )
+    unexposed, exposed = first_event_rates(cohort, [100, 100, NEVER, 300])
+    assert (unexposed.events, exposed.events) == (3, 0)
+    assert unexposed.person_years == pytest.approx((100 + 100 + 100 + 300) / 365.25)
+    assert exposed.person_years == pytest.approx(300 / 365.25)
+    assert (unexposed.patients, exposed.patients) == (4, 1)
+
+
+def test_a_start_on_the_last_day_without_an_event_is_half_a_day_at_risk() -> None:
+    """The rule of the survival vignette is for the end of a patient's own follow-up: it stays."""
+    _, exposed = first_event_rates(table([("a", 100, True, 100)]), [NEVER])
+    assert (exposed.events, exposed.person_years) == (0, pytest.approx(0.5 / 365.25))

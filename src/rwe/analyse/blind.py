@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rwe.analyse.blind_power import BlindPower, blind_power
-from rwe.analyse.describe import baseline_table, describe_lock
+from rwe.analyse.describe import baseline_table
 from rwe.analyse.diagnose import arm_weights
+from rwe.analyse.outside_lock import describe_lock
 from rwe.analyse.read import StudyTables
 from rwe.analyse.run_emulation import balance_after, emulated
 from rwe.analyse.tasks import BalanceAfter, Task

@@ -15,9 +15,7 @@ from rwe.evidence.contract import (
     Cohort,
     SiteSummary,
 )
-from rwe.evidence.parts import Amendment, LockSummary
 from rwe.study import Covariate, SexCovariate, StatusCovariate, Study
-from rwe.study.lock import ProtocolLock
 from rwe.survival.data import exposure_split
 from rwe.survival.kaplan_meier import median_follow_up
 
@@ -79,21 +77,6 @@ def describe_codelists(study: Study) -> list[CodelistEntry]:
         for name in study.protocol.codelist_names()
         for c in study.codes(name)
     ]
-
-
-def describe_lock(lock: ProtocolLock) -> LockSummary:
-    """The lock of the protocol, its log, and what changed since."""
-    return LockSummary(
-        status=lock.status,
-        registration=lock.registration,
-        log=[
-            Amendment(
-                locked_at=e.locked_at, version=e.version, protocol_sha256=e.protocol_sha256, reason=e.reason
-            )
-            for e in lock.entries
-        ],
-        changed=list(lock.changed),
-    )
 
 
 def baseline_table(

@@ -16,7 +16,6 @@ import pandas as pd
 from rwe.analyse.plan import run_task
 from rwe.analyse.tasks import Findings, Task
 from rwe.errors import RweError
-from rwe.evidence.contract import Estimate
 from rwe.evidence.parts import CalibratedEstimate, NegativeControlEstimate, NegativeControls
 from rwe.study import Protocol
 from rwe.survival.data import CohortTable, FloatArray
@@ -118,7 +117,7 @@ def _control(
 def _calibrated(
     findings: Findings, known: list[NegativeControl]
 ) -> tuple[CalibratedEstimate | None, str | None]:
-    answer = _answer(findings)
+    answer = next((e for e in findings.estimates if e.is_the_answer), None)
     if answer is None or answer.log_estimate is None or not answer.se:
         return None, "The primary analysis has no estimate with a standard error."
     level = answer.ci_level or 0.95
@@ -142,11 +141,3 @@ def _calibrated(
         ),
         None,
     )
-
-
-def _answer(findings: Findings) -> Estimate | None:
-    """The hazard ratio of the task that gives the answer, whether or not the lock lets it be primary."""
-    asked = findings.answer.analysis.analysis if findings.answer else None
-    found = [e for e in findings.estimates if e.estimand == "hazard_ratio" and e.site is None]
-    answers = [e for e in found if e.analysis == asked and e.role in ("primary", "posthoc")]
-    return min(answers, key=lambda e: e.role != "primary", default=None)

@@ -10,7 +10,7 @@ from rwe.analyse.run_competing import run_competing_risks
 from rwe.analyse.run_emulation import run_clone_censor_weight
 from rwe.analyse.run_groups import CONFOUNDED, DILUTED, NO_GROUP, run_cox, run_kaplan_meier, run_logrank
 from rwe.analyse.run_imputed import imputed_tables, is_imputed, run_imputed
-from rwe.analyse.run_intercurrent import require_weights, run_event_weighted_cox
+from rwe.analyse.run_intercurrent import run_event_weighted_cox
 from rwe.analyse.run_small import run_firth, run_permutation, run_rmst
 from rwe.analyse.run_weighted import (
     run_aiptw,
@@ -18,7 +18,7 @@ from rwe.analyse.run_weighted import (
     run_marginal_structural_model,
     run_sequential_trials,
 )
-from rwe.analyse.tasks import Findings, Task, make_estimate, prepared
+from rwe.analyse.tasks import Findings, Task, make_estimate, prepared, require_possible
 from rwe.errors import RweError
 from rwe.evidence.contract import Refusal
 from rwe.progress import SILENT, Progress
@@ -40,13 +40,9 @@ class _Runner:
 
 
 def carrying_weights(task: Task, runner: _Runner) -> _Runner:
-    """The runner that weighs for the intercurrent events at which follow-up ends, where there are any.
-
-    Raises NotEstimableError where the analysis carries no weights.
-    """
+    """The runner that weighs for the intercurrent events at which follow-up ends, where there are any."""
     if not task.censoring_events:
         return runner
-    require_weights(task)
     is_model = task.analysis.analysis == "time_dependent_cox"
     return replace(runner, run=run_event_weighted_cox) if is_model else runner
 
@@ -90,10 +86,10 @@ def run_analyses(
     lock: ProtocolLock = UNLOCKED,
 ) -> Findings:
     """Run every analysis of the protocol. One that the data cannot carry is refused with its reason; one
-    outside the locked protocol is marked posthoc, whatever role it asks for."""
+    outside the locked protocol is marked post hoc, whatever role it asks for."""
     findings = Findings()
     tasks = [
-        replace(task, is_posthoc=lock.is_posthoc(analysis))
+        replace(task, is_posthoc=lock.is_posthoc(analysis, task.landmark, of_site=task.site is not None))
         for analysis in protocol.analyses
         for task in _tasks(protocol, analysis, table)
     ]
@@ -135,6 +131,7 @@ def run_task(task: Task, findings: Findings, progress: Progress = SILENT) -> Rwe
         rows = task.rows() if imputed is None else replace(task, table=imputed.tables[0]).rows()
         rows.require_patients()
         require_enough_events(task, rows)
+        require_possible(task)
         runner = carrying_weights(task, runner)
         if imputed is None:
             runner.run(task, rows, findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -266,12 +267,18 @@ def _baseline(db: duckdb.DuckDBPyConnection, study: Study, patients: pd.Series[s
 
 
 def _changes(db: duckdb.DuckDBPyConnection, study: Study) -> pd.DataFrame:
-    return db.execute(
+    """Of statuses all changes; of measured values only those that an analysis of the study takes."""
+    found = db.execute(
         "select patient_id, covariate, day, value from cohort.covariate_change"
         " join cohort.survival using (study, patient_id) where study = ?"
         " order by patient_id, covariate, day",
         [study.name],
     ).df()
+    until = dict.fromkeys(study.protocol.statuses(), math.inf)
+    for name, day in study.protocol.needed_until().items():
+        until[name] = math.inf if day is None else day
+    is_needed = found["day"] <= found["covariate"].map(until).astype(float)
+    return found[is_needed].reset_index(drop=True)
 
 
 def _of_study(db: duckdb.DuckDBPyConnection, study: Study, table: str, columns: str) -> pd.DataFrame:

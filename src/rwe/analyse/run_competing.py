@@ -1,10 +1,13 @@
-"""Relapse and death without relapse: cumulative incidence, and the two hazard ratios that belong to each."""
+"""Relapse and what comes without it: cumulative incidence, and the two hazard ratios that belong to each.
+
+Without a relapse there is death, and where the outcome is composite each of its other events.
+"""
 
 from __future__ import annotations
 
 from rwe.analyse.assumptions import of_groups, of_test, of_time_zero
 from rwe.analyse.run_groups import CONFOUNDED
-from rwe.analyse.tasks import Findings, Task, make_estimate, relapses
+from rwe.analyse.tasks import Findings, Task, make_estimate, relapses, require_status
 from rwe.errors import RweError
 from rwe.evidence.contract import Estimate
 from rwe.survival.competing import CumulativeIncidence, exposure_incidence, incidence_at
@@ -13,19 +16,27 @@ from rwe.survival.fine_gray import CompetingFit, cause_specific_cox, fine_gray
 from rwe.survival.first_events import CompetingRows, competing_rows
 from rwe.survival.gray import exposure_gray
 
-_ALIVE_WITHOUT = "Among those alive and without relapse at the landmark."
-
 
 def run_competing_risks(task: Task, _: CountingProcess, findings: Findings) -> None:
-    """From a landmark on, for relapse and for death without relapse before it."""
-    events = relapses(task.table)
-    rows = landmark_split(events.table, task.landmark or 0, task.fixed, task.time_varying)
+    """From a landmark on, for relapse and for each other event without relapse before it.
+
+    Incidences and their test know no covariate, so they are of everybody at the landmark; the models are of
+    those whose covariates are known.
+    """
+    require_status(task.protocol)
+    events = relapses(task.table, task.protocol.composite_events())
+    day = task.landmark or 0
+    everybody = landmark_split(events.table, day)
+    everybody.require_both_groups()
+    whole = competing_rows(events, everybody)
+    rows = landmark_split(events.table, day, task.fixed, task.time_varying)
     rows.require_both_groups()
     competing = competing_rows(events, rows)
-    notes = [*events.warnings, _ALIVE_WITHOUT]
+    notes = [*events.warnings, _free_of_events(task)]
     for cause in events.causes:
-        _incidences(task, competing, cause, notes, findings)
-        findings.estimates.append(_gray(task, competing, cause, notes))
+        _incidences(task, whole, cause, notes, findings)
+        findings.estimates.append(_gray(task, whole, cause, notes))
+        mine = competing.of_cause(cause)
         for estimand, fit in (
             ("cause_specific_hazard_ratio", cause_specific_cox),
             ("subdistribution_hazard_ratio", fine_gray),
@@ -36,11 +47,17 @@ def run_competing_risks(task: Task, _: CountingProcess, findings: Findings) -> N
                     competing, cause, stratify_by_site=task.by_site, level=task.protocol.confidence_level
                 )
             except RweError as e:
+                told = [*notes, *rows.warnings(), str(e)]
                 findings.estimates.append(
-                    make_estimate(task, rows, estimand, "refused", warnings=[*notes, str(e)], parameters=at)
+                    make_estimate(task, mine, estimand, "refused", warnings=told, parameters=at)
                 )
                 continue
-            findings.estimates.append(_ratio(task, competing.of_cause(cause), estimand, fitted, notes))
+            findings.estimates.append(_ratio(task, mine, estimand, fitted, notes))
+
+
+def _free_of_events(task: Task) -> str:
+    without = " or ".join(["relapse", *(n.replace("_", " ") for n in task.protocol.composite_events())])
+    return f"Among those alive and without {without} at the landmark."
 
 
 def _ratio(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,20 @@ from rwe.evidence.parts import (
     Safety,
 )
 from rwe.study import Study
+from rwe.survival.data import CohortTable, no_changes
 from rwe.survival.rates import Rate, first_event_rates
 
 SEVERE = 3
 _NOT_ADJUSTED = "Rates are not adjusted: who starts differs from who does not, and starts later."
+_CONDITIONED_UNTIL = 28
 _WORST_FIRST = (
-    "Cytopenia before day 29 comes from the conditioning and the infusion, and so counts as unexposed time."
+    "Cytopenia before day 29 comes from the conditioning and the infusion: it counts as unexposed, and "
+    "whoever has it is at risk no more. Where most patients have it, few are left to tell anything of later "
+    "events: from_day of a toxicity counts those alone."
+)
+_EARLIER_DO_NOT_COUNT = (
+    "Where a day is named, earlier events of that kind neither count nor take anybody out: person-time "
+    "begins on that day, for all who are followed until then."
 )
 
 
@@ -35,29 +44,58 @@ def describe_safety(study: Study, tables: StudyTables) -> Safety | None:
     p = study.protocol
     if not p.toxicities and not p.intercurrent_events:
         return None
-    rates = [rate for name, days in _first_days(study, tables) for rate in _rates(study, tables, name, days)]
-    return Safety(rates=rates, notes=[_NOT_ADJUSTED, *([_WORST_FIRST] if p.toxicities else [])])
+    rates = [rate for kind in _kinds(study, tables) for rate in _rates(study, tables, kind)]
+    begins = [t.from_day for t in p.toxicities]
+    notes = [_NOT_ADJUSTED]
+    notes += [_WORST_FIRST] if any(day <= _CONDITIONED_UNTIL for day in begins) else []
+    notes += [_EARLIER_DO_NOT_COUNT] if any(begins) else []
+    return Safety(rates=rates, notes=notes)
 
 
-def _first_days(study: Study, tables: StudyTables) -> Iterable[tuple[str, pd.Series[float]]]:
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of event: `days` is the first one of each patient who has one, from `from_day` on."""
+
+    name: str
+    days: pd.Series[float]
+    from_day: int = 0
+
+
+def _kinds(study: Study, tables: StudyTables) -> Iterable[_Kind]:
+    graded = tables.toxicity
     for t in study.protocol.toxicities:
-        severe = tables.toxicity[
-            (tables.toxicity["toxicity"] == t.name) & (tables.toxicity["grade"] >= SEVERE)
-        ]
-        yield f"{t.name}, grade {SEVERE} or 4", severe.groupby("patient_id")["day"].min()
+        counts = (graded["toxicity"] == t.name) & (graded["grade"] >= SEVERE) & (graded["day"] >= t.from_day)
+        since = f", from day {t.from_day} on" if t.from_day else ""
+        first = graded[counts].groupby("patient_id")["day"].min()
+        yield _Kind(f"{t.name}, grade {SEVERE} or 4{since}", first, t.from_day)
     for e in study.protocol.intercurrent_events:
         mine = tables.intercurrent[tables.intercurrent["event"] == e.name]
-        yield e.name, mine.groupby("patient_id")["day"].min()
+        yield _Kind(e.name, mine.groupby("patient_id")["day"].min())
 
 
-def _rates(study: Study, tables: StudyTables, name: str, days: pd.Series[float]) -> Iterable[EventRate]:
-    cohort = tables.cohort()
-    first = cohort.patients["patient_id"].map(days).astype(float).to_numpy()
+def _followed_from(cohort: CohortTable, from_day: int) -> tuple[CohortTable, int]:
+    """Who is at risk on `from_day`, with days counted from the end of the day before, and that day.
+
+    Whoever had started by then is exposed from the beginning.
+    """
+    if from_day == 0:
+        return cohort, 0
+    origin = from_day - 1  # at risk on (origin, …], so that an event on from_day itself counts
+    mine = cohort.patients[cohort.patients["time_days"] > origin].reset_index(drop=True)
+    shifted = mine.assign(
+        time_days=mine["time_days"] - origin, start_day=(mine["start_day"] - origin).clip(lower=0)
+    )
+    return CohortTable(shifted, no_changes()), origin
+
+
+def _rates(study: Study, tables: StudyTables, kind: _Kind) -> Iterable[EventRate]:
+    cohort, origin = _followed_from(tables.cohort(), kind.from_day)
+    first = cohort.patients["patient_id"].map(kind.days).astype(float).to_numpy() - origin
     control, treated = study.protocol.strategies.control.name, study.protocol.strategies.treated.name
     found = first_event_rates(cohort, first, level=study.protocol.confidence_level)
     for strategy, rate in zip((control, treated), found, strict=True):
         yield EventRate(
-            event=name,
+            event=kind.name,
             strategy=strategy,
             patients_at_risk=rate.patients,
             events=rate.events,
@@ -91,11 +129,14 @@ def describe_kinetics(study: Study, tables: StudyTables) -> Kinetics | None:
 
 
 def without_single_patients(found: Kinetics | None) -> Kinetics | None:
-    """What may stand in evidence.json: sums. Single traces and cases stay in the folder `reproduce`."""
-    if found is None or not (found.traces or found.case_series):
-        return found
-    note = "Single traces and cases are in the folder reproduce beside this, which stays at the site."
-    return found.model_copy(update={"traces": [], "case_series": [], "notes": [*found.notes, note]})
+    """What may stand in evidence.json: sums, and how many single traces and cases are kept apart.
+
+    Where they are is not said here: the folder `reproduce` is not written everywhere.
+    """
+    if found is None:
+        return None
+    apart = {"traces_apart": len(found.traces), "cases_apart": len(found.case_series)}
+    return found.model_copy(update={"traces": [], "case_series": [], **apart})
 
 
 def _strategy_of(study: Study, start_day: float) -> str:

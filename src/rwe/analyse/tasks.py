@@ -234,6 +234,7 @@ def prepared(task: Task) -> Task:
         table = with_salvage(table)
         notes.append("A first start after progression counts here: salvage is not what the question asks.")
     if task.analysis.endpoint == "progression_free_survival":
+        require_status(task.protocol)
         events = relapses(table)
         table = events.table
         notes += [*events.warnings, *_ends_at_composite(task.protocol)]
@@ -280,6 +281,12 @@ def _adjusts_for_less(task: Task) -> list[str]:
     if not missing:
         return []
     return [f"Not adjusted for {', '.join(missing)}, as the primary analysis is: confounding is left."]
+
+
+def require_status(protocol: Protocol) -> None:
+    """Raises NotEstimableError where a study records no progression: it would be as if nobody had any."""
+    if protocol.disease_status is None:
+        raise NotEstimableError("the study records no progression", advice="name a disease_status in it")
 
 
 def relapses(table: CohortTable, composite: Sequence[str] = ()) -> FirstEvents:

@@ -230,6 +230,12 @@ class Estimate(Part):
     estimand: Estimand
     effect_type: Literal["conditional", "marginal"] | None
     role: Literal["primary", "sensitivity", "contrast", "posthoc"]
+    asked_role: Literal["primary", "sensitivity", "contrast"] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Of an estimate outside the protocol's lock: the role that the protocol gives it. The "
+        "role of a naive one is contrast then, too.",
+    )
     downgraded_from: AnalysisKind | None = Field(
         default=None,
         exclude_if=is_none,
@@ -263,6 +269,18 @@ class Estimate(Part):
     is_biased: bool
     assumptions: list[str] = Field(default=[], description="What must hold for it to be what it says.")
     warnings: list[str]
+
+    @property
+    def is_posthoc(self) -> bool:
+        """Whether it is outside the protocol's lock."""
+        return self.role == "posthoc" or self.asked_role is not None
+
+    @property
+    def is_the_answer(self) -> bool:
+        """Whether it is the hazard ratio of all sites that answers the study's question: the primary one, or
+        outside the lock the one that the protocol wants as such."""
+        is_primary = "primary" in (self.role, self.asked_role)
+        return is_primary and self.estimand == "hazard_ratio" and self.site is None
 
 
 class CurvePoint(Part):

@@ -72,7 +72,7 @@ class Plan:
     @property
     def sha256(self) -> str:
         """The hash of all of it."""
-        return hashlib.sha256(b"rwe federate plan 1\0" + msgspec.json.encode(self)).hexdigest()
+        return hashlib.sha256(b"rwe federate plan 2\0" + msgspec.json.encode(self)).hexdigest()
 
     def layout(self, step: int) -> tuple[str, ...]:
         """The names of the numbers of a step, in their order; the counts come with step 0 alone."""
@@ -156,9 +156,9 @@ def default_analysis(protocol: Protocol) -> int:
 
 
 def _covariates(p: Protocol, asked: Analysis) -> list[str]:
-    statuses = p.statuses()
-    fixed = [n for n in asked.adjusted_for if n not in statuses]
-    return [*fixed, *(n for n in asked.adjusted_for if n in statuses)]
+    changing = p.changing(asked)
+    fixed = [n for n in asked.adjusted_for if n not in changing]
+    return [*fixed, *(n for n in asked.adjusted_for if n in changing)]
 
 
 def _landmark(p: Protocol, asked: Analysis, day: int | None, where: str) -> int | None:

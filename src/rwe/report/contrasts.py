@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rwe.evidence.contract import Estimand, Estimate, Evidence
 from rwe.report.estimates import limits, natural
 from rwe.report.formats import NOT_ESTIMABLE, humanise, p_value
-from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, Names, cause_name
+from rwe.report.names import ANALYSES, BIAS, Names, cause_name
 from rwe.report.words import description, ratio_with_interval
 
 _ARM_OF: dict[Estimand, Estimand] = {
@@ -48,7 +48,7 @@ def absolute(evidence: Evidence, names: Names) -> list[AbsoluteRow]:
 
 def _absolute(e: Estimate, evidence: Evidence, names: Names) -> AbsoluteRow:
     p = e.parameters
-    survival = names.survival if p.endpoint is None else PROGRESSION_FREE
+    survival = names.survival if p.endpoint is None else names.progression_free
     since = " from the landmark" if p.time_origin_day else ""
     mean = f"Mean {survival} within {p.horizon_days} days{since}"
     share = f"{survival.capitalize()} at day {p.time_days}{since}"
@@ -117,9 +117,11 @@ def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
     shares = [e for e in mine if e.estimand == "cumulative_incidence" and e.contrast.reference is None]
     days = sorted({e.parameters.time_days or 0 for e in shares})
     told = [_incidence(day, shares, names) for day in days]
-    tests = [e.p_value for e in mine if e.estimand == "chi_square" and e.p_value is not None]
-    told += [f"Gray’s test: p {p_value(p)}" for p in tests]  # a release rounds a small one to 0
-    adjusted = description(next(iter(ratios.values()), mine[0]), names)
+    tests = [e for e in mine if e.estimand == "chi_square" and e.p_value is not None]
+    told += dict.fromkeys(_gray(e) for e in tests)  # once, though several models stand beside it
+    shown = next(iter(ratios.values()), mine[0])
+    blank = shown.parameters.model_copy(update={"time_days": None, "time_origin_day": None})
+    adjusted = description(shown.model_copy(update={"parameters": blank}), names)
     said = ("event:", "landmark", "Efron ties")
     return CompetingRow(
         event=cause_name(first.cause or ""),
@@ -129,6 +131,11 @@ def _competing(mine: list[Estimate], names: Names) -> CompetingRow:
         subdistribution=_ratio(ratios.get("subdistribution_hazard_ratio")),
         adjusted="; ".join(part for part in adjusted.split("; ") if not part.startswith(said)),
     )
+
+
+def _gray(e: Estimate) -> str:
+    by = " stratified by site" if e.parameters.stratified_by else ""
+    return f"Gray’s test{by}: p {p_value(e.p_value)}"  # a release rounds a small one to 0
 
 
 def _incidence(day: int, shares: list[Estimate], names: Names) -> str:

@@ -27,7 +27,7 @@ from rwe.report.figures import (
     style,
 )
 from rwe.report.formats import DAYS_PER_MONTH, count, interval, percent
-from rwe.report.names import ANALYSES, BIAS, PROGRESSION_FREE, WEIGHTED, Names
+from rwe.report.names import ANALYSES, BIAS, WEIGHTED, Names
 from rwe.report.words import strategy_rules
 
 _DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
@@ -115,7 +115,18 @@ def _rank(group: list[Curve]) -> tuple[bool, bool, int]:
     return first.site is not None, any(c.is_biased for c in group), place
 
 
+def _followed(curve: Curve) -> Curve:
+    """The curve as far as somebody is at risk.
+
+    The points of a weighted curve are the days of deaths in either arm, so they go on where nobody of this
+    arm is followed any more, at a level that is no estimate.
+    """
+    last = max((i for i, p in enumerate(curve.points) if p.at_risk > 0), default=None)
+    return curve if last is None else curve.model_copy(update={"points": curve.points[: last + 1]})
+
+
 def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
+    group = [_followed(c) for c in group]
     first = group[0]
     landmark = first.parameters.landmark_day
     arms = names.strategy_order([c.strategy for c in group])
@@ -123,7 +134,7 @@ def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
     is_whole = first.analysis in {"simon_makuch", "clone_censor_weight"}
     return CurveSet(
         figure_id=f"curves{number}",
-        title=_title(first),
+        title=_title(first, names),
         is_biased=any(c.is_biased for c in group),
         is_wide=first.site is None and is_whole,
         axis_label=f"Months since day {landmark}" if restarts else "Months since time zero (day 0)",
@@ -132,12 +143,12 @@ def _curve_set(number: int, group: list[Curve], names: Names) -> CurveSet:
     )
 
 
-def _title(curve: Curve) -> str:
+def _title(curve: Curve, names: Names) -> str:
     p = curve.parameters
     parts = [ANALYSES[curve.analysis]]
     parts += [] if p.landmark_day is None else [f"day {p.landmark_day}"]
     parts += strategy_rules(p)
-    parts += [] if p.endpoint is None else [PROGRESSION_FREE]
+    parts += [] if p.endpoint is None else [names.progression_free]
     parts += [] if curve.site is None else [f"site {curve.site}"]
     return ", ".join(parts)
 
@@ -187,7 +198,7 @@ def readings(shown: CurveSet, names: Names) -> list[CurveReading]:
 
 def survival_name(shown: CurveSet, names: Names) -> str:
     """What the curves show."""
-    return PROGRESSION_FREE if shown.is_progression_free else names.survival
+    return names.progression_free if shown.is_progression_free else names.survival
 
 
 def _group(curve: Curve, names: Names) -> str:

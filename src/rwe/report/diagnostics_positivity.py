@@ -103,7 +103,7 @@ def controls_shown(found: NegativeControls) -> ControlsShown:
 def _control(c: NegativeControlEstimate) -> ControlRow:
     limits = f" ({interval(ratio(c.ci_low), ratio(c.ci_high))})"
     return ControlRow(
-        outcome=titled(c.outcome),
+        outcome=titled(c.outcome) + (" (post hoc)" if c.is_posthoc else ""),
         patients=count(c.patients),
         events=count(c.events),
         ratio=NOT_ESTIMABLE if c.hazard_ratio is None else ratio(c.hazard_ratio) + limits,
@@ -114,12 +114,14 @@ def _control(c: NegativeControlEstimate) -> ControlRow:
 
 def _calibration(c: CalibratedEstimate) -> tuple[str, ...]:
     limits = interval(ratio(c.ci_low), ratio(c.ci_high))
+    outside = ("This calibration is post hoc.",) if c.is_posthoc else ()
     return (
         f"Calibrated by them, the primary hazard ratio is {ratio(c.hazard_ratio)} ({level(c.ci_level)} "
         f"{limits}), p {p_value(c.p_value)}: their systematic error (mean log ratio {c.error_mean:+.2f}, "
         f"standard deviation {c.error_sd:.2f}) is taken off, and its spread added to the interval.",
         f"{percent(c.share_excluding_null)} of the controls exclude 1; of an unbiased analysis about "
         f"{percent(1 - c.ci_level)} would.",
+        *outside,
         *c.warnings,
     )
 

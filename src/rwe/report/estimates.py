@@ -174,7 +174,7 @@ def _estimate(number: int, e: Estimate, names: Names, arms: list[str]) -> Estima
         analysis=ANALYSES[e.analysis],
         detail="; ".join(part for part in (description(e, names), e.method) if part not in ("", "refused")),
         site="All sites" if e.site is None else f"Site {e.site}",
-        role="post hoc" if e.role == "posthoc" else e.role,
+        role="post hoc" if e.role == "posthoc" else f"{e.role}, post hoc" if e.is_posthoc else e.role,
         everyone=f"{count(e.n)} / {count(e.events)}",
         arms=tuple(_arm(e, a) for a in arms),
         quantity=_quantity(e, names),
@@ -185,7 +185,7 @@ def _estimate(number: int, e: Estimate, names: Names, arms: list[str]) -> Estima
         error=_error(e),
         status="; ".join([*state, *bias]),
         is_primary=e.role == "primary" and e.site is None,
-        is_posthoc=e.role == "posthoc",
+        is_posthoc=e.is_posthoc,
         is_biased=e.is_biased,
         warnings=tuple(e.warnings),
     )

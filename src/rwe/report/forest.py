@@ -135,7 +135,7 @@ def _row(e: Estimate, names: Names, primary: Estimate | None) -> ForestRow:
         place.append(_SHORT[e.analysis])
     elif e.parameters.endpoint is not None or _group(e) == _OTHER:
         place.append(ANALYSES[e.analysis])
-    tag = ["BIASED"] if e.is_biased else ["POST HOC"] if e.role == "posthoc" else []
+    tag = [*(["BIASED"] if e.is_biased else []), *(["POST HOC"] if e.is_posthoc else [])]
     note = ""
     if e.estimate is None:
         state = {"refused": "refused", "did_not_converge": "did not converge", "ok": "not estimable"}[

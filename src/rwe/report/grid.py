@@ -7,11 +7,14 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from rwe.evidence.contract import Evidence
 from rwe.evidence.grid import GridRow, SensitivityGrid
 from rwe.report.forest import ForestGroup, ForestRow, forest_svg
 from rwe.report.formats import NOT_ESTIMABLE, count, humanise, interval, ratio
 from rwe.report.names import ANALYSES, Names
+from rwe.study import Protocol
 from rwe.study.grid import RuleName
+from rwe.study.unasked import not_asked, rules_in_words
 
 _RULES: dict[RuleName, str] = {
     "exposure_tiers": "Evidence that counts as exposure",
@@ -82,6 +85,14 @@ def grid(found: SensitivityGrid, names: Names) -> GridShown:
     )
     is_cut = any(_is_cut_off(r) for r in found.rows)
     return GridShown(Markup(svg), tuple(lines), (_CUT_OFF,) if is_cut else ())  # noqa: S704  (labels are escaped)
+
+
+def untried(evidence: Evidence, protocol: Protocol) -> tuple[str, ...]:
+    """Which sensitivities that a reader expects are not asked for; in a release, that the grid stayed."""
+    missing = not_asked(protocol)
+    said = [f"Not asked for by this protocol: {rules_in_words(missing)}."] if missing else []
+    is_withheld = evidence.audience == "release" and protocol.sensitivity_grid
+    return (*said, *(["What its sensitivity grid gave stays at the sites."] if is_withheld else []))
 
 
 def _is_cut_off(row: GridRow) -> bool:

@@ -101,6 +101,13 @@ class Names:
         """What a curve shows."""
         return "event-free survival" if self.composite else "survival"
 
+    @property
+    def progression_free(self) -> str:
+        """What a curve to the first progression shows: a composite outcome ends it, too."""
+        if not self.composite:
+            return PROGRESSION_FREE
+        return f"survival free of {listing(['progression', *(humanise(c) for c in self.composite)])}"
+
     def group(
         self, strategy: str, contrast: Contrast | None = None, parameters: Parameters | None = None
     ) -> str:

@@ -18,7 +18,7 @@ from rwe.report.diagnostics import DiagnosticsShown, diagnostics
 from rwe.report.estimates import assumed, coefficients, estimates
 from rwe.report.federated import federated
 from rwe.report.forest import forest_groups, forest_svg
-from rwe.report.grid import grid
+from rwe.report.grid import grid, untried
 from rwe.report.history import history
 from rwe.report.kinetics import traces_svg
 from rwe.report.lock import lock
@@ -44,19 +44,25 @@ class _CurvesShown:
 
 @dataclass(frozen=True)
 class _KineticsShown:
-    """The single traces and the case series are of an internal page: a release shows the summary."""
+    """The single traces and the case series are of an internal page: a release shows the summary.
+
+    `apart`: what of them is not on this page, as a sentence.
+    """
 
     unit: str
     summary: list[safety.ExpansionRow]
     figure: Markup | None
     cases: list[safety.CaseRow]
+    has_no_case: bool
+    apart: str
     has_single_patients: bool
     notes: tuple[str, ...]
 
 
-def render_report(evidence: Evidence) -> str:
+def render_report(evidence: Evidence, *, has_page_of_single: bool = False) -> str:
     """The report as HTML, from the evidence alone.
 
+    `has_page_of_single`: a page with single traces and cases is written in the folder `reproduce` beside it.
     Deterministic: the same evidence gives the same text, for a page carries no time but the refresh's.
     Raises EvidenceError if the protocol inside the evidence cannot be read.
     """
@@ -83,13 +89,14 @@ def render_report(evidence: Evidence) -> str:
             site_figures=[f for f in figures if f.shown.curves[0].site is not None],
             forest=_forest(evidence, names),
             grid=grid(evidence.sensitivity_grid, names) if evidence.sensitivity_grid else None,
+            untried=untried(evidence, protocol),
             synthesis=_synthesis(evidence, protocol, names),
             federated=federated(evidence, protocol),
             absolute=contrasts.absolute(evidence, names),
             competing=contrasts.competing(evidence, names),
             d=_diagnostics(evidence, protocol, names),
             rates=safety.rates(evidence.safety, names) if evidence.safety else [],
-            kinetics=_kinetics(evidence, names),
+            kinetics=_kinetics(evidence, names, has_page_of_single=has_page_of_single),
             history=history(evidence),
             follow_up=tables.follow_up(evidence, names),
             ends=tables.ends(evidence),
@@ -114,9 +121,10 @@ def write_report(evidence_path: Path, html_path: Path) -> None:
     Raises EvidenceError if the evidence is missing or breaks its contract; an older report stays then.
     """
     evidence = read_evidence(evidence_path)
-    write_html(render_report(evidence), html_path)
     single = evidence_path.parent / "reproduce" / "kinetics.json"
-    if single.is_file():
+    is_kept = single.is_file()
+    write_html(render_report(evidence, has_page_of_single=is_kept), html_path)
+    if is_kept:
         kinetics = Kinetics.model_validate_json(single.read_bytes())
         whole = evidence.model_copy(update={"kinetics": kinetics})
         write_html(render_report(whole), single.with_name("report.html"), 0o600)
@@ -149,7 +157,7 @@ def _diagnostics(evidence: Evidence, protocol: Protocol, names: Names) -> Diagno
     return diagnostics(evidence.diagnostics, names, protocol) if evidence.diagnostics else None
 
 
-def _kinetics(evidence: Evidence, names: Names) -> _KineticsShown | None:
+def _kinetics(evidence: Evidence, names: Names, *, has_page_of_single: bool) -> _KineticsShown | None:
     found = evidence.kinetics
     if found is None:
         return None
@@ -160,6 +168,8 @@ def _kinetics(evidence: Evidence, names: Names) -> _KineticsShown | None:
         summary=safety.expansion(found, names),
         figure=Markup(drawn) if drawn else None,  # noqa: S704  (as above)
         cases=safety.case_series(found) if is_internal else [],
+        has_no_case=safety.has_no_case(found),
+        apart=safety.kept_apart(found, is_written=has_page_of_single) if is_internal else "",
         has_single_patients=is_internal,
         notes=tuple(found.notes),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rwe.evidence.contract import Contrast
 from rwe.evidence.parts import CaseReport, ExpansionSummary, Kinetics, Safety
-from rwe.report.formats import NOT_ESTIMABLE, count, interval, titled, whole_days
+from rwe.report.formats import NOT_ESTIMABLE, count, interval, listing, titled, whole_days
 from rwe.report.names import Names
 
 
@@ -113,6 +113,37 @@ class CaseRow:
 def case_series(found: Kinetics) -> list[CaseRow]:
     """Relapse, a start after it, a response again: in the order of days, numbered on this page only."""
     return [_case(i, c) for i, c in enumerate(found.case_series, start=1)]
+
+
+def has_no_case(found: Kinetics) -> bool:
+    """Whether it is known that there is none: an empty list may also be one whose cases are kept apart.
+
+    Evidence of an older version does not count what is kept apart; where it has traces, nothing is.
+    """
+    is_whole = found.cases_apart == 0 or (found.cases_apart is None and bool(found.traces))
+    return is_whole and not found.case_series
+
+
+def kept_apart(found: Kinetics, *, is_written: bool) -> str:
+    """How many single traces and cases are not on this page, and where they are; empty without any.
+
+    `is_written`: a page with them is in the folder `reproduce` beside the evidence.
+    """
+    traces, cases = found.traces_apart or 0, found.cases_apart or 0
+    if not traces + cases:
+        return ""
+    kinds = ((traces, "single trace", "single traces"), (cases, "case", "cases"))
+    told = [f"{count(n)} {one if n == 1 else many}" for n, one, many in kinds if n]
+    told[-1] += " (relapse, a start of the exposure after it, a response again)" if cases else ""
+    where = (
+        "reproduce/report.html, in the folder of this page, shows them; it stays at the site, and an erasure "
+        "removes it."
+        if is_written
+        else "Nothing of single patients is kept beside it: an encrypted workspace never writes it, and an "
+        "erasure removes it."
+    )
+    verb = "is" if traces + cases == 1 else "are"
+    return f"{listing(told)} {verb} not on this page. {where}"
 
 
 def _case(number: int, c: CaseReport) -> CaseRow:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rwe.evidence.contract import Evidence
+from rwe.evidence.contract import Estimate, Evidence
 from rwe.report.formats import count, humanise, inside, listing, titled
 from rwe.report.names import ANALYSES, names_of
-from rwe.report.words import adjustment, after_grace, primary_estimate, status_sentences
+from rwe.report.words import after_grace, how_made, posthoc_answer, primary_estimate, status_sentences
 from rwe.study import (
     AgeCovariate,
     AgeCriterion,
+    Analysis,
     CalendarCovariate,
     Covariate,
     Criterion,
@@ -166,15 +167,24 @@ def _strategies(evidence: Evidence, protocol: Protocol) -> Element:
 
 
 def _assignment(evidence: Evidence, protocol: Protocol) -> Element:
-    primary = primary_estimate(evidence)
-    names = names_of(protocol)
-    given = [inside(names.covariate(n)) for n in primary.parameters.adjusted_for] if primary else []
-    assumed = (
-        f"Not at random. Taken as comparable given {listing(given)}"
-        if given
-        else "Not at random, and the primary analysis adjusts for nothing"
-    )
+    answer, asked, names = _answer(evidence), _asked(protocol), names_of(protocol)
+    used = answer.parameters.adjusted_for if answer else asked.adjusted_for if asked else []
+    given = [inside(names.covariate(n)) for n in used]
+    assumed = "Not at random, and no analysis is primary"
+    if given:
+        assumed = f"Not at random. Taken as comparable given {listing(given)}"
+    elif answer or asked:
+        assumed = "Not at random, and the primary analysis adjusts for nothing"
     return Element("Assignment", ("At random at time zero, not blinded",), (assumed,))
+
+
+def _answer(evidence: Evidence) -> Estimate | None:
+    """The estimate of the primary analysis, also where it is outside the lock."""
+    return primary_estimate(evidence) or posthoc_answer(evidence)
+
+
+def _asked(protocol: Protocol) -> Analysis | None:
+    return next((a for a in protocol.analyses if a.role == "primary"), None)
 
 
 def _outcome(protocol: Protocol) -> Element:
@@ -223,15 +233,15 @@ def _intercurrent(protocol: Protocol) -> Element:
 
 
 def _contrast(evidence: Evidence, protocol: Protocol) -> Element:
-    primary, names = primary_estimate(evidence), names_of(protocol)
-    how = "No primary analysis was asked for or obtained"
-    if primary is not None:
-        kind = f" ({primary.effect_type} effect)" if primary.effect_type else ""
-        day = primary.parameters.landmark_day
-        when = "" if day is None else f", day {day}"
-        what = adjustment(primary.parameters, names, primary.analysis)
-        how = f"{ANALYSES[primary.analysis]}{when}, {what}{kind}"
-    extra = list(status_sentences(primary, names)) if primary is not None else []
+    answer, asked, names = _answer(evidence), _asked(protocol), names_of(protocol)
+    how = "No analysis is primary"
+    if answer is not None:
+        kind = f" ({answer.effect_type} effect)" if answer.effect_type else ""
+        outside = "Post hoc, for the protocol was changed after its lock: " if answer.is_posthoc else ""
+        how = f"{outside}{how_made(answer, names)}{kind}"
+    elif asked is not None:
+        how = f"{ANALYSES[asked.analysis]}; this refresh shows no estimate of it"
+    extra = list(status_sentences(answer, names)) if answer is not None else []
     if protocol.landmarks:
         extra.append("Landmarks: days " + listing([str(d) for d in protocol.landmarks]))
     if protocol.horizons:

@@ -25,8 +25,8 @@ from rwe.report.names import (
     cause_name,
     names_of,
 )
-from rwe.study import Analysis, Protocol
-from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK
+from rwe.study import Protocol
+from rwe.study_words import STATUS_ADJUSTED, STATUS_ADJUSTED_AT_LANDMARK, STATUS_FROZEN
 
 _WEIGHT_MODELS = {
     "cox": "weights by a Cox model",
@@ -82,24 +82,9 @@ def naive_estimate(evidence: Evidence) -> Estimate | None:
     return min(found, key=rank, default=None)
 
 
-def posthoc_answer(evidence: Evidence, protocol: Protocol) -> Estimate | None:
+def posthoc_answer(evidence: Evidence) -> Estimate | None:
     """The estimate that would be the primary one, had its analysis stood in the locked protocol."""
-    asked = next((a for a in protocol.analyses if a.role == "primary"), None)
-    if asked is None:
-        return None
-    found = [
-        e
-        for e in hazard_ratios(evidence)
-        if e.role == "posthoc"
-        and e.site is None
-        and is_as_planned(e.parameters)
-        and (e.downgraded_from == asked.analysis or _is_asked(e, asked))
-    ]
-    return min(found, key=lambda e: e.downgraded_from is None, default=None)
-
-
-def _is_asked(e: Estimate, asked: Analysis) -> bool:
-    return e.analysis == asked.analysis and e.parameters.adjusted_for == asked.adjusted_for
+    return next((e for e in evidence.estimates if e.is_the_answer and e.is_posthoc), None)
 
 
 def ratio_with_interval(estimate: Estimate) -> str:
@@ -126,6 +111,15 @@ def adjustment(parameters: Parameters, names: Names, analysis: AnalysisKind | No
     """What a model holds besides the strategy: "adjusted for …; stratified by site"."""
     parts = [_adjusted(parameters, names, analysis)]
     return "; ".join([*parts, *([_stratified(parameters, analysis)] if parameters.stratified_by else [])])
+
+
+def how_made(estimate: Estimate, names: Names) -> str:
+    """The analysis that gave an estimate, with its covariates and all else that was chosen in it."""
+    p, analysis = estimate.parameters, estimate.analysis
+    day = "" if p.landmark_day is None else f", day {p.landmark_day}"
+    frozen = ["status as on the day of each start"] if p.status_after_start == "freeze" else []
+    chosen = [adjustment(p, names, analysis), *strategy_rules(p), *frozen]
+    return f"{ANALYSES[analysis]}{day}, {'; '.join(chosen)}"
 
 
 def description(estimate: Estimate, names: Names, primary: Estimate | None = None) -> str:
@@ -212,13 +206,19 @@ def _reasons(estimate: Estimate) -> str:
 
 def posthoc_sentences(evidence: Evidence, protocol: Protocol) -> tuple[str, ...]:
     """What the analysis meant as primary gives where the protocol's lock does not cover it."""
-    e = posthoc_answer(evidence, protocol)
-    if e is None or e.estimate is None:
+    e, names = posthoc_answer(evidence), names_of(protocol)
+    if e is None:
         return ()
+    if e.estimate is None:
+        why = f" {_reasons(e)}" if e.warnings else ""
+        return (
+            "The protocol was changed after its lock, so the analysis meant as the primary one is post hoc; "
+            f"its hazard ratio is {NOT_ESTIMABLE}.{why}",
+        )
     return (
         "The protocol was changed after its lock, so the analysis meant as the primary one is post hoc: it "
-        f"gives a hazard ratio of {ratio_with_interval(e)} ({ANALYSES[e.analysis]}, "
-        f"{adjustment(e.parameters, names_of(protocol), e.analysis)}).",
+        f"gives a hazard ratio of {ratio_with_interval(e)} ({how_made(e, names)}).",
+        *status_sentences(e, names),
     )
 
 
@@ -240,7 +240,6 @@ def answer(evidence: Evidence, names: Names, posthoc: tuple[str, ...] = ()) -> t
         )
     of = f" of the cohort's {count(cohort.n)}" if e.n < cohort.n else ""
     who = f"Among {count(e.n)}{of} patients with {count(e.events)} {names.events}"
-    day = e.parameters.landmark_day
     group, reference = (
         names.group(name, e.contrast, e.parameters)
         for name in (e.contrast.strategy, e.contrast.reference or names.control)
@@ -250,9 +249,8 @@ def answer(evidence: Evidence, names: Names, posthoc: tuple[str, ...] = ()) -> t
         f"{who}, the hazard of {names.outcome} under “{group}” was "
         f"{ratio(e.estimate)} times that under “{reference}” ({level(e.ci_level)} {limits})"
     )
-    when = "" if day is None else f", day {day}"
     stands_in = f", in place of: {ANALYSES[e.downgraded_from]}" if e.downgraded_from else ""
-    how = f"{ANALYSES[e.analysis]}{when}, {adjustment(e.parameters, names, e.analysis)}{stands_in}."
+    how = f"{how_made(e, names)}{stands_in}."
     caution = (
         "This is an observational comparison: it holds only as far as what decided who started is "
         f"among the covariates {'in the weights' if e.analysis in WEIGHTED else 'adjusted for'}."
@@ -264,12 +262,14 @@ def answer(evidence: Evidence, names: Names, posthoc: tuple[str, ...] = ()) -> t
 
 
 def status_sentences(e: Estimate, names: Names) -> tuple[str, ...]:
-    """What adjusting for the disease status takes out of a ratio; empty where it takes nothing."""
+    """What adjusting for the disease status does to a ratio; empty where it is not adjusted for."""
     if e.is_biased or not names.statuses & set(e.parameters.adjusted_for):
         return ()
     if e.parameters.landmark_day is not None:
         return (STATUS_ADJUSTED_AT_LANDMARK,)
-    if e.analysis in EMULATIONS or e.parameters.status_after_start == "freeze":
+    if e.parameters.status_after_start == "freeze":
+        return (STATUS_FROZEN,)
+    if e.analysis in EMULATIONS:
         return ()
     return (STATUS_ADJUSTED,)
 

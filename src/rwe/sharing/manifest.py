@@ -19,10 +19,10 @@ from rwe.sharing.frames import LAYOUTS, ShareError, broken_share
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
-FORMAT: Final = "rwe share 1"
+FORMAT: Final = "rwe share 2"
 MOST_BYTES: Final = 1 << 20
 #: What a signature is over begins with this, so that it is a signature of a share and of nothing else.
-_DOMAIN: Final = b"rwe share 1|"
+_DOMAIN: Final = b"rwe share 2|"
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _Name = Annotated[str, msgspec.Meta(pattern=SITE_NAME.pattern)]
@@ -48,7 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`content_sha256` is of the tables as they leave, under the pseudonyms of this study: the hash of the
     site's own database, which has exact dates, is not in it."""
 
-    format: Literal["rwe share 1"]
+    format: Literal["rwe share 2"]
     study: Annotated[str, msgspec.Meta(max_length=200)]
     study_version: Annotated[str, msgspec.Meta(max_length=200)]
     protocol_sha256: _Sha256

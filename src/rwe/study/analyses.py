@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -54,13 +54,18 @@ _ADJUSTING = frozenset(
 )
 #: Analyses that give a hazard ratio, so that one of them can be the study's answer.
 _RATIOS = _ADJUSTING - {"landmark_aiptw", "landmark_competing_risks"}
-_LANDMARKS = frozenset(n for n in AnalysisName.__args__ if n.startswith("landmark_"))  # type: ignore[attr-defined]
+_ALL: frozenset[str] = frozenset(get_args(AnalysisName))
+_LANDMARKS = frozenset(n for n in _ALL if n.startswith("landmark_"))
 _WEIGHTED = frozenset({"clone_censor_weight", "marginal_structural_model"})
 _BOOTSTRAPPED = frozenset({"clone_censor_weight", "landmark_weighting", "landmark_aiptw"})
 _WITH_HORIZON = frozenset({"naive_rmst", "landmark_rmst", "clone_censor_weight", "landmark_aiptw"})
 
+#: Curves and restricted means of each group as it is: there is no model or test in which a site has a part.
+_WITHOUT_SITES = frozenset(n for n in _ALL if n.endswith(("_kaplan_meier", "_rmst")) or n == "simon_makuch")
+
 #: Which analyses an option is for. What is not named here is for all.
 OPTIONS: dict[str, frozenset[str]] = {
+    "stratify_by": _ALL - _WITHOUT_SITES,
     "landmarks": _LANDMARKS,
     "ties": frozenset({"naive_cox", "landmark_cox", "time_dependent_cox"}),
     "variance": frozenset({"naive_cox", "landmark_cox", "time_dependent_cox"}),
@@ -80,7 +85,8 @@ OPTIONS: dict[str, frozenset[str]] = {
 
 class Analysis(Part):
     """One analysis asked for. `stratify_by: [site]` gives each site a baseline hazard of its own; in a model
-    of the treatment (weights) it gives each site a coefficient."""
+    of the treatment (weights) it gives each site a coefficient, in landmark_aiptw in those of the outcome and
+    of censoring, too."""
 
     analysis: AnalysisName
     role: Literal["primary", "sensitivity", "contrast"] = "sensitivity"

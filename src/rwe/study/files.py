@@ -21,6 +21,7 @@ from rwe.codes import Code, InvalidCodeError
 from rwe.errors import StudyError
 from rwe.near import fields_at, nearest, value_at
 from rwe.study.parts import Covariate, Criterion, Outcome
+from rwe.study.possible import never_runs
 from rwe.study.protocol import Protocol
 from rwe.yaml_text import YamlMistakeError, read_yaml
 
@@ -79,12 +80,16 @@ def _asked(protocol: Protocol) -> dict[str, Any]:
             del asked[name]
     if protocol.outcome.death_sources == Outcome().death_sources:
         del content["outcome"]["death_sources"]
+    for toxicity in content.get("toxicities", []):
+        if not toxicity["from_day"]:
+            del toxicity["from_day"]
     for event in content["intercurrent_events"]:
         if not event["weighted_for"]:
             del event["weighted_for"]
     for part in (*content["eligibility"], *content["covariates"]):
-        if "plausible" in part and part["plausible"] is None:
-            del part["plausible"]
+        for name, unused in (("plausible", None), ("over_time", False), ("before_first", None)):
+            if name in part and part[name] is unused:
+                del part[name]
     return content
 
 
@@ -176,9 +181,22 @@ def load_study(path: Path) -> Study:
         protocol = Protocol.model_validate(content)
     except ValidationError as e:
         raise StudyError(_first_mistake(e, content), where=str(path), advice=_remedy(e, content)) from e
+    _require_an_answer(protocol, path)
     folder = path.parent / "codelists"
     lists = {name: load_codelist(name, folder / f"{name}.csv") for name in protocol.codelist_names()}
     return Study(protocol, lists, path)
+
+
+def _require_an_answer(protocol: Protocol, path: Path) -> None:
+    """Raises StudyError where the primary analysis would be refused with any data.
+
+    Here and not in `Protocol`, so that evidence of such a study can still be read.
+    """
+    for i, a in enumerate(protocol.analyses, start=1):
+        found = never_runs(protocol, a) if a.role == "primary" else None
+        if found is not None:
+            what = f"analyses #{i} is primary, and {a.analysis} can never run: {found.what}"
+            raise StudyError(what, where=str(path), advice=found.advice)
 
 
 def load_studies(folder: Path) -> list[Study]:

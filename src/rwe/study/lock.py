@@ -11,26 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from pydantic import ValidationError
 
 from rwe.durable import AS_UMASK, write_whole
 from rwe.errors import StudyError
 from rwe.scratch import locked
 from rwe.study.analyses import Analysis
+from rwe.study.deviations import changed_fields, is_planned, is_same_part, primary_of
 from rwe.study.files import Study, lock_file
 from rwe.study.grid import RuleChange
-from rwe.study.protocol import Protocol
-
-#: Fields that may change without a change of what is estimated.
-_WORDS = frozenset({"title", "question", "version", "schema_version"})
-#: Lists of what is asked for: an entry more makes no other entry another.
-_ASKED = frozenset({"analyses", "sensitivity_grid"})
 
 
 class LockEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,45 +50,46 @@ class ProtocolLock:
     """A study against its lock.
 
     `status` is unlocked (there is no lock), locked (the study is the one that was locked last) or changed;
-    `changed` names the fields of the protocol that differ then, `codelists` among them.
+    `changed` names the fields of the protocol that differ then, `codelists` among them. `content`: the
+    protocol with its code lists as it is now, where there is a lock.
     """
 
     status: Literal["unlocked", "locked", "changed"]
     entries: tuple[LockEntry, ...] = ()
     changed: tuple[str, ...] = ()
+    content: dict[str, Any] = field(default_factory=dict)
 
     @property
     def registration(self) -> str | None:
         """The registration number given last."""
         return next((e.registration for e in reversed(self.entries) if e.registration), None)
 
-    def is_posthoc(self, analysis: Analysis) -> bool:
-        """Whether an analysis is outside the locked protocol.
+    @property
+    def planned(self) -> dict[str, Any]:
+        """What was locked last."""
+        return self.entries[-1].content
 
-        Where only the list of analyses changed, those that stood in the locked one are as planned; where
-        anything else that decides a number changed, none is.
-        """
+    def is_posthoc(self, analysis: Analysis, landmark: int | None = None, *, of_site: bool = False) -> bool:
+        """Whether an analysis is outside the locked protocol: that does not ask for it, or what it rests on
+        has changed since. `landmark`, `of_site`: of that day, of one site."""
         if self.status != "changed":
             return False
-        if set(self.changed) - _WORDS - _ASKED:
-            return True
-        planned = self.entries[-1].content["protocol"].get("analyses", [])
-        return not any(_is_same(analysis, p) for p in planned)
+        return not is_planned(self.planned, self.content, analysis, landmark, of_site=of_site)
 
     def is_posthoc_change(self, analysis: Analysis, change: RuleChange) -> bool:
-        """Whether an entry of the sensitivity grid, or the analysis it is tried on, is outside the lock."""
+        """Whether an entry of the sensitivity grid, or the analysis it is tried on, is outside the lock.
+
+        What stands in for a primary analysis is judged as the primary analysis is."""
         if self.status != "changed":
             return False
-        planned = self.entries[-1].content["protocol"].get("sensitivity_grid", [])
-        return self.is_posthoc(analysis) or change.model_dump(mode="json") not in planned
+        planned = self.planned["protocol"].get("sensitivity_grid", [])
+        primary = primary_of(self.content) if analysis.role == "primary" else None
+        return self.is_posthoc(primary or analysis) or change.model_dump(mode="json") not in planned
 
-
-def _is_same(analysis: Analysis, planned: dict[str, Any]) -> bool:
-    """A field that the locked protocol did not know yet holds its default."""
-    try:
-        return Analysis.model_validate(planned) == analysis
-    except ValidationError:
-        return False
+    def is_posthoc_part(self, field: str, name: str | None = None) -> bool:
+        """Whether a part of the protocol beside its analyses (a field, or one of its entries by its name) was
+        locked otherwise or not at all."""
+        return self.status == "changed" and not is_same_part(self.planned, self.content, field, name)
 
 
 def lock_path(study: Study) -> Path:
@@ -109,9 +104,9 @@ def read_lock(study: Study) -> ProtocolLock:
         return ProtocolLock("unlocked")
     log = _read(path, study.name)
     entries = tuple(log.entries)
-    last = entries[-1]
-    changed = tuple(_differences(last.content, study.content()))
-    return ProtocolLock("changed" if changed else "locked", entries, changed)
+    now = study.content()
+    changed = tuple(changed_fields(entries[-1].content, now))
+    return ProtocolLock("changed" if changed else "locked", entries, changed, now)
 
 
 def lock_study(study: Study, *, registration: str | None = None, amendment: str | None = None) -> LockEntry:
@@ -125,7 +120,7 @@ def lock_study(study: Study, *, registration: str | None = None, amendment: str 
         log = _read(path, study.name) if path.exists() else _Log(study.name, [])
         _refuse(log, study, path, amendment)
         entry = LockEntry(
-            locked_at=datetime.now(UTC).replace(microsecond=0),
+            locked_at=datetime.now(UTC),  # to the microsecond: refreshes before and after it are told apart
             version=study.protocol.version,
             protocol_sha256=study.protocol_sha256,
             previous_sha256=_digest(log.entries[-1]) if log.entries else None,
@@ -145,7 +140,7 @@ def _refuse(log: _Log, study: Study, path: Path, amendment: str | None) -> None:
             )
         return
     last = log.entries[-1]
-    if not _differences(last.content, study.content()):
+    if not changed_fields(last.content, study.content()):
         raise StudyError(
             "the protocol is locked as it stands", where=str(path), advice="there is nothing to do"
         )
@@ -161,20 +156,6 @@ def _refuse(log: _Log, study: Study, path: Path, amendment: str | None) -> None:
             where=str(study.path),
             advice="raise its field version",
         )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = _as_now(before.get("protocol", {})), _as_now(now["protocol"])
-    fields = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return [*fields, "codelists"] if before.get("codelists") != now["codelists"] else fields
-
-
-def _as_now(protocol: dict[str, Any]) -> dict[str, Any]:
-    """A protocol locked by an older rwe, with the defaults of the fields that there are since."""
-    try:
-        return Protocol.model_validate(protocol).model_dump(mode="json")
-    except ValidationError:
-        return protocol
 
 
 def _read(path: Path, study: str) -> _Log:

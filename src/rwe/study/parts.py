@@ -227,6 +227,11 @@ class Toxicity(Part):
     name: Name
     adverse_event: AdverseEvent
     codelist: Name
+    from_day: Span = Field(
+        default=0,
+        description="Rates are of the first event from this day on. An earlier one neither counts nor takes "
+        "anybody out, and person-time begins with this day.",
+    )
 
 
 class CartCopies(Part):
@@ -287,7 +292,8 @@ class SexCovariate(Part):
 class ObservationCovariate(Part):
     """A measured value: the one nearest to index inside the window, the later of two equally near.
 
-    Of several on one day it is their mean.
+    Of several on one day it is their mean. A value after index takes its place from the end of its day on: in
+    every analysis from a landmark, as known then, and where `over_time` says so, in the others, too.
     """
 
     kind: Literal["observation"]
@@ -296,8 +302,32 @@ class ObservationCovariate(Part):
     codelist: Name
     window: Window = Window(from_day=-30, to_day=0)
     unit: str | None = Field(default=None, description="UCUM code; a value in another unit is missing.")
-    transform: Literal["none", "log"] = "none"
+    transform: Literal["none", "log", "log1p"] = Field(
+        default="none",
+        description="log: the natural logarithm (a value of 0 is then missing); log1p: that of 1 + value.",
+    )
+    over_time: bool = Field(
+        default=False,
+        description="Followed as it changes, also in analyses from day 0: in the models of starting of "
+        "weighted and emulated ones, as a time-dependent covariate in the others. What the treatment itself "
+        "changes belongs into weights only: a Cox model adjusts that part of the effect away.",
+    )
+    before_first: Number | None = Field(
+        default=None,
+        description="With over_time: the value (before transform) of who has none in the window, until the "
+        "first one later, such as 0 copies of a transgene before its infusion. Absent: missing.",
+    )
     plausible: PlausibleRange | None = Field(default=None, description="A check reports values outside.")
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> Self:
+        if self.before_first is None:
+            return self
+        if not self.over_time:
+            raise ValueError("before_first needs over_time: true; else what is missing stays missing")
+        if self.before_first <= {"log": 0.0, "log1p": -1.0}.get(self.transform, float("-inf")):
+            raise ValueError(f"before_first {self.before_first:g} has no {self.transform}")
+        return self
 
 
 class CalendarCovariate(Part):

@@ -12,6 +12,7 @@ from rwe.study.grid import (
     CensoringChange,
     GapChange,
     GraceChange,
+    LandmarkChange,
     RuleChange,
     SalvageChange,
     TiersChange,
@@ -120,7 +121,7 @@ class Protocol(Part):
                         f"analyses #{i} adjusts for {name!r}, which is no covariate of this study"
                         + or_nearest(name, known)
                     )
-            if a.status_after_start == "freeze" and not self.statuses() & set(a.adjusted_for):
+            if a.status_after_start == "freeze" and not self.followed() & set(a.adjusted_for):
                 raise ValueError(f"analyses #{i} freezes the disease status but adjusts for none")
             if a.analysis.startswith("landmark_") and not (a.landmarks or self.landmarks):
                 raise ValueError(f"analyses #{i} needs landmarks")
@@ -197,6 +198,32 @@ class Protocol(Part):
     def statuses(self) -> frozenset[str]:
         """The covariates that follow the disease status: they change over time."""
         return frozenset(c.name for c in self.covariates if isinstance(c, StatusCovariate))
+
+    def measured(self) -> frozenset[str]:
+        """The covariates that are measured values."""
+        return frozenset(c.name for c in self.covariates if isinstance(c, ObservationCovariate))
+
+    def followed(self) -> frozenset[str]:
+        """The covariates that are followed over time in every analysis: statuses, and what says so."""
+        over_time = (c.name for c in self.covariates if isinstance(c, ObservationCovariate) and c.over_time)
+        return self.statuses() | frozenset(over_time)
+
+    def changing(self, a: Analysis) -> frozenset[str]:
+        """The covariates that the analysis takes as they change: from a landmark on every measured value."""
+        if a.analysis.startswith("naive_"):  # as known at index
+            return self.statuses()
+        return self.followed() | (self.measured() if a.analysis.startswith("landmark_") else frozenset())
+
+    def needed_until(self) -> dict[str, int | None]:
+        """Of which measured covariates values after index are taken, and up to which day (None: all)."""
+        asked = [a for a in self.analyses if not a.analysis.startswith("naive_")]
+        used = {name for a in asked for name in a.adjusted_for} & self.measured()
+        weighted_for = {name for e in self.censoring_events() for name in e.weighted_for}
+        used |= weighted_for & self.measured() & self.followed()
+        days = [*self.landmarks, max(self.strategies.treated.grace_days, 1)]  # where overlap is looked at
+        days += [day for a in asked for day in a.landmarks or ()]
+        days += [c.value for c in self.sensitivity_grid if isinstance(c, LandmarkChange)]
+        return {name: None if name in self.followed() else max(days) for name in sorted(used)}
 
     def composite_events(self) -> list[str]:
         """The intercurrent events that count as the outcome besides death."""

@@ -7,8 +7,9 @@ Conventions (time in days from the index event, day 0):
 - A start on the last day of follow-up, dead or alive, moves to start - 0.5, but never before day 0: whoever
   starts and leaves on day 0 is exposed on (0, 0.5]. This is the rule of the `survival` package's vignette on
   time-dependent covariates (its Stanford heart data).
-- A covariate that changes over time and is recorded on day d holds on (d, next change]; it is 0 before its
-  first value.
+- A covariate that changes over time and is recorded on day d holds on (d, next change]. Before its first
+  change it is what the column of its name among the patients says (NaN: missing); without one it is 0.
+- Follow-up from day 0 needs every covariate there; a landmark needs it at the landmark.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def exposure_split(
     Nobody is exposed before having started: no immortal time. Raises SurvivalDataError for an unknown column.
     """
     _refuse_shared_names(covariates, time_varying)
-    baseline, complete, missing = _baseline(table, covariates)
+    baseline, complete, missing = _baseline(table, covariates, also=time_varying)
     stop2 = _halves(follow_up_days(table))
     start2 = _exposure_start_halves(table)
     changes = {name: _changes_of(table, name) for name in time_varying}
@@ -177,10 +178,10 @@ def exposure_split(
     n = len(table)
     cut_patient = [np.arange(n), np.flatnonzero(start2 > 0)]
     cut_half = [np.zeros(n, dtype=np.int64), start2[start2 > 0]]
-    for who, half, _ in changes.values():
-        inside = (half > 0) & (half < stop2[who])
-        cut_patient.append(who[inside])
-        cut_half.append(half[inside])
+    for change in changes.values():
+        inside = (change.half > 0) & (change.half < stop2[change.patient])
+        cut_patient.append(change.patient[inside])
+        cut_half.append(change.half[inside])
     span = int(stop2.max(initial=0)) + 1
     keys = np.unique(np.concatenate(cut_patient) * span + np.concatenate(cut_half))
     patient, begin2 = keys // span, keys % span
@@ -222,7 +223,7 @@ def start_day_split(
     Raises SurvivalDataError for an unknown column, NotEstimableError for more than 5 million rows.
     """
     _refuse_shared_names(covariates, time_varying)
-    baseline, complete, missing = _baseline(table, covariates)
+    baseline, complete, missing = _baseline(table, covariates, also=time_varying)
     stop2 = _halves(follow_up_days(table))
     start2 = _exposure_start_halves(table)
     # Exposure moved to the end of follow-up never is at risk; who never starts comes after every trial.
@@ -298,18 +299,20 @@ def _fixed_groups(
 ) -> CountingProcess:
     covariates, time_varying = names
     _refuse_shared_names(covariates, time_varying)
-    baseline, complete, missing = _baseline(table, covariates, at_risk)
+    everyone = np.arange(len(table))
+    halves = np.full(len(table), 2 * day, dtype=np.int64)
+    baseline = _numbers_of(table, covariates)
+    then = [_value_at(_changes_of(table, name), everyone, halves)[:, None] for name in time_varying]
+    known = np.hstack([baseline, *then])
+    complete, missing = _completeness(known, (*covariates, *time_varying), at_risk)
     patient = np.flatnonzero(at_risk & complete)
-    halves = np.full(len(patient), 2 * day, dtype=np.int64)
-    columns = [baseline[patient]]
-    columns += [_value_at(_changes_of(table, name), patient, halves)[:, None] for name in time_varying]
     return _rows(
         table,
         start=np.zeros(len(patient)),
         stop=stop[patient],
         event=table.patients["is_event"].to_numpy(dtype=bool)[patient],
         exposed=exposed[patient],
-        X=np.hstack(columns),
+        X=known[patient],
         names=(*covariates, *time_varying),
         patient=patient,
         n_dropped=int((at_risk & ~complete).sum()),
@@ -360,35 +363,52 @@ def _exposure_start_halves(table: CohortTable) -> IntArray:
     return _halves(np.where(np.isnan(moved), -0.5, moved))
 
 
-_Changes = tuple[IntArray, IntArray, FloatArray]
+@dataclass(frozen=True)
+class _Changes:
+    """Changes of one covariate sorted by patient (their positions) and half day. `before`: by patient, the
+    value before the first change."""
+
+    patient: IntArray
+    half: IntArray
+    value: FloatArray
+    before: FloatArray
 
 
 def _changes_of(table: CohortTable, name: str) -> _Changes:
-    """Changes of one covariate sorted by patient and day: patient's position, half days, values."""
     rows = table.changes[table.changes["covariate"] == name]
     position = pd.Index(table.patients["patient_id"]).get_indexer(pd.Index(rows["patient_id"]))
     half = 2 * rows["day"].to_numpy(dtype=np.int64)
     order = np.lexsort((half, position))
     values = rows["value"].to_numpy(dtype=np.float64)
-    return position[order].astype(np.int64), half[order], values[order]
+    before = _numbers_of(table, [name])[:, 0] if name in table.patients.columns else np.zeros(len(table))
+    return _Changes(position[order].astype(np.int64), half[order], values[order], before)
 
 
 def _value_at(changes: _Changes, patient: IntArray, half: IntArray) -> FloatArray:
-    """The last value recorded on or before each (patient, half day); 0 where there is none."""
-    who, when, values = changes
+    """The last value recorded on or before each (patient, half day); that of before where there is none."""
+    who, when, before = changes.patient, changes.half, changes.before[patient]
     if not len(who):
-        return np.zeros(len(patient))
+        return before
     low = min(int(when.min()), int(half.min(initial=0)))
     span = max(int(when.max()), int(half.max(initial=0))) - low + 1
     place = np.searchsorted(who * span + when - low, patient * span + half - low, side="right") - 1
     found = (place >= 0) & (who[place] == patient)
-    return np.where(found, values[place], 0.0)
+    return np.where(found, changes.value[place], before)
 
 
 def _baseline(
-    table: CohortTable, covariates: Sequence[str], among: BoolArray | None = None
+    table: CohortTable, covariates: Sequence[str], *, also: Sequence[str] = ()
 ) -> tuple[FloatArray, BoolArray, tuple[tuple[str, int], ...]]:
-    """Baseline covariates, who has them all, and in how many of `among` each is missing."""
+    """Baseline covariates, who has them and what of `also` begins at index, and what is missing how often."""
+    values = _numbers_of(table, covariates)
+    begun = [name for name in also if name in table.patients.columns]
+    known = np.hstack([values, _numbers_of(table, begun)])
+    complete, missing = _completeness(known, (*covariates, *begun), np.ones(len(table), dtype=bool))
+    return values, complete, missing
+
+
+def _numbers_of(table: CohortTable, covariates: Sequence[str]) -> FloatArray:
+    """Columns of covariates, NaN where missing. Raises SurvivalDataError as the splits say."""
     unknown = [c for c in covariates if c not in table.patients.columns or c in PATIENT_COLUMNS]
     if unknown:
         raise SurvivalDataError(f"there is no baseline covariate {', '.join(unknown)}")
@@ -402,10 +422,17 @@ def _baseline(
             raise SurvivalDataError(
                 f"the covariate {name} holds {int(np.isinf(column).sum())} infinite values"
             )
+    return np.asarray(values)
+
+
+def _completeness(
+    values: FloatArray, names: Sequence[str], among: BoolArray
+) -> tuple[BoolArray, tuple[tuple[str, int], ...]]:
+    """Who has all values, and in how many of `among` each is missing."""
     is_missing = np.isnan(values)
-    counts = (is_missing if among is None else is_missing[among]).sum(axis=0)
-    missing = tuple((c, int(n)) for c, n in zip(covariates, counts, strict=True) if n)
-    return values, ~is_missing.any(axis=1), missing
+    counts = is_missing[among].sum(axis=0)
+    missing = tuple((c, int(n)) for c, n in zip(names, counts, strict=True) if n)
+    return np.asarray(~is_missing.any(axis=1)), missing
 
 
 def _refuse_shared_names(covariates: Sequence[str], time_varying: Sequence[str]) -> None:

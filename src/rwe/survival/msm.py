@@ -17,7 +17,7 @@ Sources: Robins, Hernan & Brumback 2000, Epidemiology 11:550; Hernan, Brumback &
 11:561; Cole & Hernan 2008, Am J Epidemiol 168:656 (diagnostics, truncation).
 
 For the planner: `marginal_structural_cox(table, fixed, time_varying, unless="progression_day")` on the cohort
-table, time_varying being the disease status, and copies as changes where the study has them.
+table, time_varying being the disease status and the values that the study follows over time, such as copies.
 """
 
 from __future__ import annotations

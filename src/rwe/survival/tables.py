@@ -36,7 +36,8 @@ class CohortTable:
         on that day), `start_day` (NaN: never started; else 0 <= start_day <= time_days, whole), and one
         numeric column for each baseline covariate (NaN: missing).
     changes: covariates that change over time, one row a change: `patient_id`, `covariate`, `day` (whole; zero
-        or negative: known at index), `value`. A value holds from the end of its day on.
+        or negative: known at index), `value`. A value holds from the end of its day on; before the first
+        it is the value of the patients' column of that name, or 0 where there is none.
 
     Raises SurvivalDataError where the tables break this contract.
     """

@@ -153,7 +153,9 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
             "codelist": (_TEXT, "Code list of the observation; null for other kinds."),
             **_WINDOW,
             "unit": (_TEXT, "UCUM code; a value in another unit is missing. Null: any unit."),
-            "transform": (_TEXT, "none, or log: analyses take the natural logarithm."),
+            "transform": (_TEXT, "none; log: analyses take the natural logarithm; log1p: that of 1 + value."),
+            "over_time": (_BOOL, "Whether it is followed after index, in every analysis that has it."),
+            "before_first": (_FLOAT, "Value of who has none in the window, before transform. Null: missing."),
             "origin": (_DAY, "Day from which years_since counts."),
             "status": (_TEXT, "The disease status that it indicates: responding or progressed."),
             **_PLAUSIBLE,
@@ -210,6 +212,7 @@ STUDY_TABLES: dict[str, tuple[str, dict[str, tuple[pa.DataType, str]]]] = {
                 "neutropenia, thrombocytopenia or anaemia: a scale of ref.toxicity_grade.",
             ),
             "codelist": (_TEXT, "Code list of the value."),
+            "from_day": (_INT, "Rates are of the first event from this day after index on."),
         },
     ),
     "cart_copies": (
@@ -284,7 +287,7 @@ def _clinical_rows(study: Study) -> Iterator[tuple[str, _Row]]:
     for position, source in enumerate(p.outcome.death_sources, start=1):
         yield "death_source", (source, position)
     for t in p.toxicities:
-        yield "toxicity", (t.name, t.adverse_event, t.codelist)
+        yield "toxicity", (t.name, t.adverse_event, t.codelist, t.from_day)
     if p.cart_copies:
         yield "cart_copies", (p.cart_copies.codelist, p.cart_copies.unit)
     for name in p.medication_codelists():
@@ -375,9 +378,10 @@ def _steps(study: Study) -> Iterator[tuple[str, str, str | None]]:
 
 def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
     for position, c in enumerate(study.protocol.covariates, start=1):
-        codelist = from_day = to_day = unit = transform = origin = status = plausible = None
+        codelist = from_day = to_day = unit = transform = before = origin = status = plausible = None
         if isinstance(c, ObservationCovariate):
             codelist, unit, transform, plausible = c.codelist, c.unit, c.transform, c.plausible
+            before = c.before_first
             from_day, to_day = c.window.from_day, c.window.to_day
         elif isinstance(c, CalendarCovariate):
             origin = c.origin
@@ -386,5 +390,6 @@ def _covariate_rows(study: Study) -> Iterator[tuple[str, _Row]]:
         elif isinstance(c, SexCovariate):
             for level, value in c.values.items():
                 yield "covariate_level", (c.name, level, value)
-        window = (from_day, to_day, unit, transform, origin, status, *_bounds(plausible))
+        over_time = isinstance(c, StatusCovariate) or (isinstance(c, ObservationCovariate) and c.over_time)
+        window = (from_day, to_day, unit, transform, over_time, before, origin, status, *_bounds(plausible))
         yield "covariate", (position, c.name, c.kind, c.label, codelist, *window)
