@@ -53,7 +53,6 @@ def answer_of(protocol: Protocol, estimates: Sequence[Estimate]) -> tuple[Answer
         e for e in estimates if e.estimand == "hazard_ratio" and e.site is None and e.estimate is not None
     ]
     primary = [e for e in ratios if e.is_the_answer or e.downgraded_from is not None]
-    primary += [e for e in ratios if asked and e.role == "posthoc" and e.analysis == asked.analysis]
     if asked is None or not primary:
         return None
     found = primary[0]
