@@ -181,7 +181,7 @@ def _of_first_table(tasks: Iterable[Task], table: CohortTable) -> list[str]:
 
 def _lacks_some(task: Task, table: CohortTable) -> bool:
     mine = table if task.site is None else table.restrict(task.site)
-    return bool(mine.patients[task.fixed].isna().to_numpy().any())
+    return bool(mine.patients[task.at_index].isna().to_numpy().any())
 
 
 def arm_weights(task: Task, found: CloneCensorWeight) -> Iterable[ArmWeights]:

@@ -77,7 +77,7 @@ def _is_run_so(e: Estimate, task: Task) -> bool:
 
 def _imputes(task: Task) -> bool:
     """Whether values are imputed: where none is missing, the analysis is simply run."""
-    return is_imputed(task) and bool(task.table.patients[task.fixed].isna().to_numpy().any())
+    return is_imputed(task) and bool(task.table.patients[task.at_index].isna().to_numpy().any())
 
 
 def _has_its_variance(e: Estimate, task: Task) -> bool:

@@ -140,7 +140,7 @@ def run_landmark_weighting(task: Task, rows: CountingProcess, findings: Findings
     _keep_rows(task, found.data, findings, has_own_se=not a.replicates)
     if task.site is None:
         smd = {b.covariate: b.after for b in found.balance if b.after is not None}
-        words = f"{found.method}, day {task.landmark}"
+        words = f"{found.method}, day {task.landmark}, measured values as known then"
         findings.balance.append(BalanceAfter(words, smd, a.role == "primary", is_as_planned(a)))
     asked: dict[str, object] = {"weight_model": a.weights, "replicates": a.replicates or None}
     findings.estimates.append(

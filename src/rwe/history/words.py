@@ -12,7 +12,7 @@ STEPS = {
     "analysis": "the analysis of now on the rows of then",
     "left": "without those who left",
     "covariates": "covariates at index corrected",
-    "moved": "starts and statuses corrected",
+    "moved": "starts, statuses and values corrected",
     "outcome": "outcomes that came to be known or were withdrawn",
     "follow_up": "other follow-up: grown, shortened, started since",
     "entered": "with those who entered",
@@ -47,7 +47,7 @@ def corrections(found: Corrections) -> list[str]:
         (found.follow_up_shortened, "with shorter follow-up"),
         (found.progression_changed, "with another progression or salvage start"),
         (found.covariates_changed, "with another covariate at index"),
-        (found.status_changed, "with another status before"),
+        (found.status_changed, "with another status or measured value before"),
     ]
     return [f"{counted(n, 'patient')} {what}" for n, what in told if n]
 
@@ -84,7 +84,7 @@ def change_lines(change: Change) -> list[tuple[str, int]]:
         ("Corrected: follow-up shortened", c.follow_up_shortened),
         ("Corrected: another progression or salvage start", c.progression_changed),
         ("Corrected: covariate at index", c.covariates_changed),
-        ("Corrected: status within known follow-up", c.status_changed),
+        ("Corrected: status or value within known follow-up", c.status_changed),
     ]
     in_both = [(what, n) for what, n in in_both if n]
     return [*lines, *in_both, ("Nothing changed", change.unchanged)]

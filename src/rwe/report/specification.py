@@ -267,9 +267,11 @@ def _covariate_words(covariate: Covariate) -> str:
             how = "administrative gender, " + ", ".join(f"{k} {v:g}" for k, v in covariate.values.items())
         case ObservationCovariate():
             unit = f", in {covariate.unit}" if covariate.unit else ""
-            log = ", natural logarithm" if covariate.transform == "log" else ""
+            logs = {"log": ", natural logarithm", "log1p": ", natural logarithm of one more"}
+            log = logs.get(covariate.transform or "", "")
             nearest = f"value nearest to time zero, {window_words(covariate.window)}{unit}{log}"
-            how = f"code list {covariate.codelist}, {nearest}; also from a landmark on"
+            followed = "; followed over time" if covariate.over_time else ""
+            how = f"code list {covariate.codelist}, {nearest}; from a landmark on the last value by then{followed}"
         case CalendarCovariate():
             how = f"years from {covariate.origin} to time zero"
         case StatusCovariate():
