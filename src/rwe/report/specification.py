@@ -268,10 +268,11 @@ def _covariate_words(covariate: Covariate) -> str:
         case ObservationCovariate():
             unit = f", in {covariate.unit}" if covariate.unit else ""
             logs = {"log": ", natural logarithm", "log1p": ", natural logarithm of one more"}
-            log = logs.get(covariate.transform or "", "")
+            log = logs.get(covariate.transform, "")
             nearest = f"value nearest to time zero, {window_words(covariate.window)}{unit}{log}"
-            followed = "; followed over time" if covariate.over_time else ""
-            how = f"code list {covariate.codelist}, {nearest}; from a landmark on the last value by then{followed}"
+            then = "from a landmark on, the last value by then"
+            how = f"code list {covariate.codelist}, {nearest}; {then}"
+            how += "; followed over time" if covariate.over_time else ""
         case CalendarCovariate():
             how = f"years from {covariate.origin} to time zero"
         case StatusCovariate():
