@@ -166,10 +166,8 @@ def _analyse_all(opened: Workspace, studies: list[str]) -> dict[str, str]:
 
 
 def _tell_of_study(opened: Workspace, found: Refreshed) -> None:
-    from rwe.analyse.diagnose import is_the_answer  # noqa: PLC0415
-
     telling.show_refresh(opened, found.after, found.page)
-    answers = [e for e in found.after.estimates if is_the_answer(e)]
+    answers = [e for e in found.after.estimates if e.is_the_answer and e.log_estimate is not None]
     change = telling.primary_change(found.before, found.after, answers)
     threshold = opened.settings.schedule.moved_log
     if change is not None and abs(change) > threshold:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from rwe.analyse.diagnose import is_the_answer
 from rwe.config import Workspace, init_workspace
 from rwe.deploying import telling
 from rwe.deploying.orders import Refreshed
@@ -44,7 +43,7 @@ def with_primary(ratio: float | None, refresh: str) -> Evidence:
     whole = evidence()
     value = None if ratio is None else log(ratio)
     changed = [
-        e.model_copy(update={"estimate": ratio, "log_estimate": value}) if is_the_answer(e) else e
+        e.model_copy(update={"estimate": ratio, "log_estimate": value}) if e.is_the_answer else e
         for e in whole.estimates
     ]
     assert changed != whole.estimates
@@ -84,7 +83,7 @@ def test_an_estimate_that_moved_is_told_of(
 
 def test_a_refresh_without_anything_new_moves_nothing() -> None:
     same = with_primary(0.6, "r1")
-    answers = [e for e in same.estimates if is_the_answer(e)]
+    answers = [e for e in same.estimates if e.is_the_answer]
     assert telling.primary_change(same, same, answers) is None
     assert telling.primary_change(None, same, answers) is None
 
