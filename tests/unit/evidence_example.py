@@ -34,6 +34,7 @@ from rwe.evidence.parts import (
     AutopsyStep,
     BiasAutopsy,
     CaseReport,
+    ConfoundingTippingPoint,
     CopiesTrace,
     CorrectedEstimate,
     Detectable,
@@ -400,7 +401,9 @@ def diagnostics() -> Diagnostics:
             CorrectedEstimate(confounder_hazard_ratio=strength, prevalence_treated=t, prevalence_control=c,
                               hazard_ratio=0.712 * (1 + c * (strength - 1)) / (1 + t * (strength - 1)),
                               ci_low=0.5, ci_high=1.1)
-            for strength in (1.5, 3.0) for t in (0.1, 0.5) for c in (0.1, 0.5)]),
+            for strength in (1.5, 3.0) for t in (0.1, 0.5) for c in (0.1, 0.5)],
+            tipping_points=[ConfoundingTippingPoint(prevalence_treated=0.1, prevalence_control=0.5, for_estimate=2.125,
+                                                    for_limit=1.0)]),
         lost_deaths=TippingPoint(group="exposed", deaths=11, censored=153),
         misclassification=[Misclassification(what="exposure", confirmed=46, reviewed=50, hazard_ratio=0.69, median=0.68,
                                              ci_low=0.44, ci_high=1.01)],

@@ -336,9 +336,15 @@ def test_the_e_value_comes_with_that_of_its_limit(limit: float | None, said: str
 def test_the_bias_array_is_a_table_of_uneven_confounders() -> None:
     array = shown_diagnostics().array
     assert array.strengths == ("1.5", "3")
-    assert [(t, c) for t, c, _ in array.rows] == [("10\u202f%", "50\u202f%"), ("50\u202f%", "10\u202f%")]
+    assert [(t, c) for t, c, *_ in array.rows] == [("10\u202f%", "50\u202f%"), ("50\u202f%", "10\u202f%")]
     # Schlesselman's factor of a confounder of 3 in 10 % against 50 %: (1 + 0.5·2) / (1 + 0.1·2), of 0.712.
     assert array.rows[0][2][1].startswith("1.19 (")
+    # (1 + 0.1 g) / (1 + 0.5 g) is 0.712 at g = 0.288 / 0.256: a hazard ratio of 2.125 leaves nothing.
+    found = example.diagnostics().unmeasured_confounding
+    assert found is not None
+    tip = found.tipping_points[0].for_estimate
+    assert tip == pytest.approx(1 + 0.288 / 0.256)
+    assert [row[3] for row in array.rows] == ["2.12; interval 1.00", ""]
 
 
 def test_weights_name_their_effective_size_treated_first() -> None:
