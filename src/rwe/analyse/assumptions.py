@@ -8,8 +8,9 @@ from __future__ import annotations
 from rwe.analyse.tasks import Task
 
 FAILS = "Who starts is known at time zero. It is not, so this fails: immortal time biases the estimate."
+SURVIVORS = "The question is about those who are followed beyond the landmark."
 PROPORTIONAL = "The hazard ratio is constant over time (proportional hazards)."
-SAME_AT_SITES = "It is the same at every site; the baseline hazards may differ."
+SAME_AT_SITES = "The ratio is the same at every site; the baseline hazards may differ."
 LINEAR = "Each covariate multiplies the hazard by the same factor at all times, for each unit of it."
 NO_GROUP = "The hazard depends on whether somebody has started, not on when."
 
@@ -19,7 +20,7 @@ def of_time_zero(task: Task) -> list[str]:
     if task.is_biased:
         return [FAILS]
     if task.landmark is not None:
-        return [f"The question is about those who are followed beyond day {task.landmark}."]
+        return [SURVIVORS]
     return []
 
 
