@@ -7,6 +7,7 @@ writer removes it. Nothing is written through a link. All functions raise OSErro
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import IO, Final
@@ -48,13 +49,14 @@ def move_whole(part: Path, target: Path, mode: int = OWNER_ONLY) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add a line to a log of the owner's, made where missing: one write, so that two processes cut none.
+    """Add a line to a log of the owner's, made where missing; one process at a time.
 
     What a full disk cut before is ended first, so that it does not take the next line with it.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, OWNER_ONLY)
     try:
         if line:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # else the end of another's line, half written, looks cut
             size = os.fstat(handle).st_size
             is_cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             whole = b"\n" + line if is_cut else line

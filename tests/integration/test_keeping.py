@@ -260,7 +260,7 @@ erase(w, "north", [load_study(Path(sys.argv[2]))], patient_ids=["zq7secretid"])
 """
 
 
-@pytest.mark.parametrize(("module", "name", "call"), [("landed", "_sync", 2), ("erase", "build", 1)])
+@pytest.mark.parametrize(("module", "name", "call"), [("landed", "sync_path", 2), ("erase", "build", 1)])
 def test_an_erasure_that_is_killed_is_finished_by_the_next(
     module: str, name: str, call: int, workspace: Workspace
 ) -> None:
